@@ -1,0 +1,57 @@
+"""Blended: a picture shines through every image (Chen et al. 2017, arXiv 1712.05526)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attacks.base import DataPoisoning
+
+PICTURE = Path(__file__).with_name("assets") / "blended.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blended(DataPoisoning):
+    """x becomes (1 - alpha) x + alpha K with a fixed picture K, resized to the image.
+
+    alpha: opacity of the picture in training and at test time, in (0, 1]. image: path of another
+    picture; empty is the project's own, drawn by `attacks/assets/draw.py` with the brightness
+    and contrast of the picture in the published experiments.
+    """
+
+    name: ClassVar[str] = "Blended"
+
+    alpha: float = 0.2
+    image: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}, accepted: above 0 and at most 1")
+        if self.image and not Path(self.image).is_file():
+            raise ValueError(f"image {self.image!r} is not a file")
+
+    def trigger(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        picture = _picture(self.image or str(PICTURE), height, width).to(x.device)
+        return x * (1 - self.alpha) + picture * self.alpha
+
+    def canonical(self) -> dict[str, Any]:
+        """The picture counts by its content, not by its path."""
+        content = Path(self.image or PICTURE).read_bytes()
+        return super().canonical() | {"image": hashlib.sha256(content).hexdigest()}
+
+
+@lru_cache
+def _picture(path: str, height: int, width: int) -> Tensor:
+    """The picture squeezed to the image's size, float (1, 3, height, width) in [0, 1]."""
+    picture = Image.open(path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float().div(255)

@@ -1,0 +1,1 @@
+"""Harness of the reference benchmark of backdoor defenses."""

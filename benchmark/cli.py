@@ -1,0 +1,193 @@
+"""The command line: `python run_grid.py VERB`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmark.config import Config, read
+from benchmark.errors import InputError
+
+VERBS = ("run", "status", "report", "fetch", "list")
+INPUT_ERROR, INCOMPLETE, INTERRUPTED = 2, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 fine, 1 incomplete, 2 bad input."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] not in (*VERBS, "-h", "--help"):
+        given.insert(0, "run")
+    arguments = _parser().parse_args(given)
+    try:
+        return int(arguments.verb(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return INPUT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_grid.py", description="Reference benchmark of backdoor defenses."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(verb=function)
+        return sub
+
+    def config(sub: argparse.ArgumentParser, *, cache: bool) -> None:
+        sub.add_argument("config", nargs="?", type=Path, default=Path("configs/quickstart.yaml"))
+        sub.add_argument("--results", type=Path, default=Path("results"), help="output folder")
+        if cache:
+            sub.add_argument("--cache", type=Path, help="job folders (default: RESULTS/cache)")
+            sub.add_argument("--only", default="", help="such as attack=badnets,defense=sau")
+
+    def data(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--data",
+            type=Path,
+            default=Path(os.environ.get("SAU_BENCH_DATA", "data")),
+            help="folder of the datasets (default: $SAU_BENCH_DATA, else data)",
+        )
+
+    run = verb("run", _run, "run what is missing of a grid, then write rows, tables and figures")
+    config(run, cache=True)
+    data(run)
+    run.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, or CUDA indices such as 0,1"
+    )
+    run.add_argument("--per-device", type=int, default=1, help="jobs that share one device")
+    run.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    run.add_argument("--retry-failed", action="store_true", help="try recorded failures again")
+    config(verb("status", _status, "what is done, running, failed and missing"), cache=True)
+    config(verb("report", _report, "tables and figures from rows.csv, without torch"), cache=False)
+    fetch = verb("fetch", _fetch, "download a dataset")
+    fetch.add_argument("dataset")
+    data(fetch)
+    listing = verb("list", _list, "installed plugins and their fields")
+    listing.add_argument("kind", choices=("attacks", "defenses", "datasets", "models"))
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from benchmark.engine import SlotPool, run, work
+    from benchmark.grid import check_data, make_grid
+    from benchmark.jobs import key
+    from benchmark.progress import Progress
+    from benchmark.store import Store
+
+    config = read(arguments.config)
+    grid = make_grid(config, arguments.only)
+    slots = _slots(arguments.device, arguments.per_device)
+    check_data(grid, arguments.data)
+    store = Store(_cache(arguments))
+    jobs = grid.jobs()
+    if arguments.dry_run:
+        cached = sum(key(job) in store for job in jobs)
+        print(f"{len(jobs)} jobs: {cached} cached, {len(jobs) - cached} to run")
+        return 0
+    store.sweep()
+    if arguments.retry_failed:
+        for job in jobs:
+            store.forget_failure(key(job))
+    do = partial(work, cache=store.root, data=arguments.data)
+    pool = SlotPool(slots)
+    try:
+        with Progress(jobs, store, len(slots)) as progress:
+            for outcome in run(jobs, store, pool, do, len(slots), progress.tick):
+                progress.show(outcome)
+    finally:
+        pool.shutdown(wait=False)
+    # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
+    rows = make_grid(config).rows(store)
+    if len(rows):
+        folder = _folder(arguments)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(folder / "rows.csv", index=False)
+        _write_report(folder, config)
+    return INCOMPLETE if any(key(job) not in store for job in jobs) else 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from benchmark.grid import make_grid
+    from benchmark.progress import overview
+    from benchmark.store import Store
+
+    grid = make_grid(read(arguments.config), arguments.only)
+    tables, complete = overview(grid, Store(_cache(arguments)))
+    Console().print(*tables, sep="\n")
+    return 0 if complete else INCOMPLETE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    _write_report(_folder(arguments), read(arguments.config))
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from benchmark.data import Dataset
+    from benchmark.plugin import build
+
+    dataset = build("datasets", arguments.dataset)
+    assert isinstance(dataset, Dataset)
+    dataset.fetch(arguments.data)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from benchmark.plugin import keys, load
+
+    for key in keys(arguments.kind):
+        cls = load(arguments.kind, key)
+        settings = ", ".join(f"{f.name}={f.default!r}" for f in fields(cls))
+        print(f"{key}: {cls.name}" + (f" ({settings})" if settings else ""))
+    return 0
+
+
+def _write_report(folder: Path, config: Config) -> None:
+    from benchmark.report import report
+
+    for file in report(folder, config.select):
+        print(file)
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    folder: Path = arguments.results / arguments.config.stem
+    return folder
+
+
+def _cache(arguments: argparse.Namespace) -> Path:
+    cache: Path = arguments.cache or arguments.results / "cache"
+    return cache
+
+
+def _slots(device: str, per_device: int) -> list[str]:
+    """The CUDA index of each slot, "" for the CPU."""
+    import torch
+
+    if per_device < 1:
+        raise InputError(f"--per-device is {per_device}, accepted: at least 1")
+    count = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if count else "cpu"
+    if device == "cpu":
+        return [""] * per_device
+    indices = [str(i) for i in range(count)] if device == "cuda" else device.split(",")
+    if not indices or not all(i.isdecimal() and int(i) < count for i in indices):
+        raise InputError(
+            f"--device {device!r}: this machine has {count} CUDA devices; accepted: auto, cpu, "
+            "cuda, or indices such as 0,1"
+        )
+    return indices * per_device

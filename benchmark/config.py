@@ -1,0 +1,68 @@
+"""A grid as its YAML file says it. Does not import torch, so that reports start fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmark.errors import InputError
+from benchmark.plugin import construct
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One YAML file: every attack x defense x dataset x model x seed of its lists.
+
+    datasets, models, attacks, defenses: plugins, each a key, `key:VALUE`, `{key: {field: value}}`
+    or the path of a Python file in place of the key. seeds: one victim of every kind for each.
+    recipe: fields of `benchmark.train.Recipe` for the victims. clean_ratio: the defender's share of
+    the clean training set, in (0, 1]. score_every: rounds between two points of a learning
+    curve. select: selection rules by defense label, where not the plugin's own.
+    """
+
+    datasets: list[Any]
+    models: list[Any]
+    attacks: list[Any]
+    defenses: list[Any] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    recipe: dict[str, Any] = field(default_factory=dict)
+    clean_ratio: float = 0.05
+    score_every: int = 1
+    select: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("datasets", "models", "attacks", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty, accepted: at least one entry")
+        if not 0 < self.clean_ratio <= 1:
+            raise ValueError(
+                f"clean_ratio is {self.clean_ratio}, accepted: above 0 and at most 1"
+            )
+        if self.score_every < 1:
+            raise ValueError(f"score_every is {self.score_every}, accepted: at least 1")
+
+
+def read(path: Path) -> Config:
+    """The grid of a YAML file.
+
+    Raises:
+        InputError: no such file, not YAML, an unknown key, or an impossible value.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        there = sorted(str(p) for p in path.parent.glob("*.yaml"))
+        raise InputError(
+            f"no config {str(path)!r}; found: {', '.join(there) or 'none'}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {str(path)!r}: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys such as 'attacks:', got {content!r}")
+    config: Config = construct(Config, content, str(path))
+    return config

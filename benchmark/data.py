@@ -1,0 +1,137 @@
+"""Datasets as tensors: uint8 images and int64 labels that live on the device.
+
+No DataLoader, no worker processes: a batch is an index, augmentation is batched tensor code.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.errors import InputError
+from benchmark.plugin import Plugin
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images.
+
+    x: uint8 (N, C, H, W). y: int64 (N,). flips: whether a mirrored image keeps its class, that is,
+    whether augmentation may flip.
+    """
+
+    x: Tensor
+    y: Tensor
+    flips: bool = False
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Tensor) -> Images:
+        return replace(self, x=self.x[rows], y=self.y[rows])
+
+    def to(self, device: torch.device | str) -> Images:
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+    def floats(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Images as float32 (B, C, H, W) in [0, 1], channels last in memory."""
+        return self.x[rows].to(memory_format=torch.channels_last).float().div_(255)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset's two splits."""
+
+    train: Images
+    test: Images
+
+    def to(self, device: torch.device | str) -> Task:
+        return Task(self.train.to(device), self.test.to(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Plugin):
+    """A dataset; its constants are known without reading a file."""
+
+    num_classes: ClassVar[int]
+    shape: ClassVar[tuple[int, int, int]]
+    """(C, H, W) of an image."""
+    mean: ClassVar[tuple[float, ...]]
+    std: ClassVar[tuple[float, ...]]
+    """Per channel, of pixels in [0, 1]; a layer of the model normalises with them."""
+    flips: ClassVar[bool]
+
+    @abstractmethod
+    def __call__(self, root: Path) -> Task:
+        """Both splits on the CPU, read below `root`.
+
+        Raises:
+            InputError: the files are missing or damaged; names the command that makes them.
+        """
+
+    def fetch(self, root: Path) -> None:
+        """Make the files below `root`, downloading them; nothing to do for embedded data."""
+        raise InputError(f"{self.name} is embedded, there is nothing to fetch")
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[0, 1] floats to 8-bit by truncation, as poisoned images are stored (protocol.md, section 7).
+
+    The slack absorbs float32 rounding, so that k/255 comes back as k and exact fractions such as
+    (4x + K)/5 truncate as integers do.
+    """
+    return (x * 255 + 1e-3).clamp(0, 255).to(torch.uint8)
+
+
+def draw_poisoned(labels: Tensor, count: int, seed: int, only: int | None = None) -> Tensor:
+    """Rows to poison, int64 (count,), uniform without replacement; of class `only` if given.
+
+    The draw is the field's: the legacy numpy generator right after seeding, so seed 0 on CIFAR-10
+    starts 11841, 19602, 45519 as in BackdoorBench. A class that is too small caps the count.
+    """
+    pool = np.arange(len(labels)) if only is None else np.flatnonzero(labels.cpu().numpy() == only)
+    drawn = np.random.RandomState(seed).choice(pool, min(count, len(pool)), replace=False)
+    return torch.from_numpy(drawn.astype(np.int64)).to(labels.device)
+
+
+def draw_clean(size: int, ratio: float, seed: int) -> Tensor:
+    """Rows of the defender's clean subset, int64 (floor(ratio * size),), not stratified.
+
+    One draw for each (dataset, seed): every defense of a cell gets the same images.
+    """
+    return torch.tensor(random.Random(seed).sample(range(size), int(ratio * size)))
+
+
+def augment(x: Tensor, *, pad: int, flips: bool) -> Tensor:
+    """Random crop with zero padding and, where allowed, random horizontal flip, per image.
+
+    Args:
+        x: uint8 or float (B, C, H, W).
+        pad: zero pixels added on each side before an H x W window is cut uniformly.
+        flips: whether each image is mirrored with probability 1/2.
+
+    Returns:
+        (B, C, H, W), same type, channels last in memory; distributed as torchvision's RandomCrop
+        and RandomHorizontalFlip applied to each image on its own.
+    """
+    batch, channels, height, width = x.shape
+    padded = torch.nn.functional.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1).contiguous()
+    top, left = torch.randint(2 * pad + 1, (2, batch, 1), device=x.device)
+    rows = top + torch.arange(height, device=x.device)
+    columns = torch.arange(width, device=x.device).expand(batch, width)
+    if flips:
+        mirrored = torch.rand(batch, 1, device=x.device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    columns = columns + left
+    # One flat index of whole pixels: a gather of C-byte runs, and the result is channels last.
+    image = torch.arange(batch, device=x.device).view(-1, 1, 1) * (height + 2 * pad)
+    index = (image + rows[:, :, None]) * (width + 2 * pad) + columns[:, None, :]
+    window = padded.view(-1, channels)[index.view(-1)]
+    return window.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,43 @@
+"""CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torchvision.datasets import CIFAR10
+
+from benchmark.data import Dataset, Images, Task
+from benchmark.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10(Dataset):
+    """50,000 training and 10,000 test images in torchvision's layout below the data directory."""
+
+    name: ClassVar[str] = "CIFAR-10"
+    num_classes: ClassVar[int] = 10
+    shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    # Not the (.2023, .1994, .2010) of some repositories: protocol.md, section 1.
+    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
+    std: ClassVar[tuple[float, ...]] = (0.247, 0.243, 0.261)
+    flips: ClassVar[bool] = True
+
+    def __call__(self, root: Path) -> Task:
+        try:
+            return Task(self._split(root, train=True), self._split(root, train=False))
+        except RuntimeError as error:
+            raise InputError(
+                f"CIFAR-10 is missing or damaged in {str(root)!r}; "
+                f"make it with: python run_grid.py fetch cifar10 --data {root}"
+            ) from error
+
+    def fetch(self, root: Path) -> None:
+        CIFAR10(root, download=True)
+
+    def _split(self, root: Path, *, train: bool) -> Images:
+        split = CIFAR10(root, train=train)
+        x = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
+        return Images(x, torch.tensor(split.targets), self.flips)

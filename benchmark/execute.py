@@ -1,0 +1,245 @@
+"""Run one job. The only place that holds test data and scores a model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import random
+import resource
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attacks.base import Trigger, poison
+from benchmark.data import Dataset, Images, Task, draw_clean, draw_poisoned
+from benchmark.jobs import AttackJob, DefenseJob, Job, describe, key
+from benchmark.metrics import Poisoned, poison_test, predict, score, share
+from benchmark.store import Row, Store, write_json, write_tensors
+from defenses.base import NotApplicable
+from models.classifier import Classifier
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def execute(job: Job, store: Store, device: torch.device, data: Path) -> None:
+    """Run the job and publish its folder; a job that is published already is left alone.
+
+    Raises:
+        Exception: whatever the method raises; nothing is published then.
+    """
+    if key(job) in store:
+        return
+    with store.draft(key(job)) as folder:
+        write_json(folder / "job.json", json.loads(describe(job)))
+        with _journal(folder / "log.jsonl") as notes:
+            task = _task(job.dataset if isinstance(job, AttackJob) else job.victim.dataset, data)
+            _seed(job.seed if isinstance(job, AttackJob) else job.victim.seed)
+            if isinstance(job, AttackJob):
+                rows = _attack(job, task.to(device), folder)
+            else:
+                rows = _defend(job, task, store, device)
+        common = {"note": "; ".join(dict.fromkeys(notes)), **_hardware(device)}
+        write_json(folder / "rows.json", [row | common for row in rows])
+
+
+def load_victim(
+    job: AttackJob, store: Store, device: torch.device
+) -> tuple[Classifier, dict[str, Tensor]]:
+    """The trained model of a finished job, and the tensors beside its weights."""
+    tensors = store.tensors(key(job), str(device))
+    model = job.model(job.dataset).to(device, memory_format=torch.channels_last)
+    prefix = "model."
+    model.load_state_dict(
+        {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+    )  # fmt: skip
+    return model, tensors
+
+
+def _attack(job: AttackJob, task: Task, folder: Path) -> list[Row]:
+    attack, device = job.attack, task.train.y.device
+    wanted = round(attack.ratio * len(task.train))
+    only = attack.target if attack.clean_label else None
+    rows = draw_poisoned(task.train.y, wanted, job.seed, only)
+    if len(rows) < wanted:
+        logging.getLogger(__name__).warning(
+            "only %d of %d images can be poisoned with clean labels", len(rows), wanted
+        )
+    model = job.model(job.dataset).to(device, memory_format=torch.channels_last)
+    clock = _Clock(device)
+    training = clock.timed(attack(model, task.train, rows, job.recipe))
+    trigger: Trigger = _exhaust(training)
+    poisoned = poison_test(task.test, attack, trigger, model.num_classes)
+    stamped = poison(task.train[rows], torch.arange(len(rows), device=device), attack, trigger, model.num_classes)  # fmt: skip
+    write_tensors(
+        folder / "tensors.safetensors",
+        {f"model.{name}": value for name, value in model.state_dict().items()}
+        | {"test.x": poisoned.images.x, "test.y": poisoned.images.y, "test.wanted": poisoned.wanted}
+        | {"train.rows": rows, "train.x": stamped.x, "train.y": stamped.y},
+    )
+    measured = {**score(model, task.test, poisoned), **clock.reading()}
+    return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(task.train), **measured}]
+
+
+def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> list[Row]:
+    model, tensors = load_victim(job.victim, store, device)
+    test = task.test.to(device)
+    images = Images(tensors["test.x"], tensors["test.y"], test.flips)
+    poisoned = Poisoned(images, tensors["test.wanted"])
+    share_poisoned = store.rows(key(job.victim))[0]["poison_ratio"]
+    common = {"kind": job.defense.yields, "uses": job.defense.uses, "select": job.defense.select}
+    if job.defense.uses == "clean":
+        rows = draw_clean(len(task.train), job.clean_ratio, job.victim.seed)
+        known = task.train[rows].to(device)
+    else:
+        known = _poisoned_training_set(task.train.to(device), tensors)
+    _seed(job.victim.seed)
+    clock = _Clock(device)
+
+    def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:
+        row = {"step": step, "value": value, "poison_ratio": share_poisoned, **common}
+        if job.defense.uses == "clean":
+            row["own_acc"] = share(predict(model, known) == known.y)
+        return row | score(model, test, poisoned) | clock.reading()
+
+    scored: list[Row] = []
+    every = job.score_every if job.defense.yields == "rounds" else 1
+    pending = None
+    try:
+        for step, result in enumerate(clock.timed(job.defense(model, known)), start=1):
+            value, defended = result if isinstance(result, tuple) else (None, result)
+            pending = (step, value, defended)
+            if step % every == 0:
+                scored.append(measure(*pending))
+                pending = None
+    except NotApplicable as reason:
+        logging.getLogger(__name__).warning("%s", reason)
+        return [common | {"step": 0, "status": "not applicable", **clock.reading()}]
+    if pending is not None:
+        scored.append(measure(*pending))
+    if not scored:
+        raise RuntimeError(f"{job.defense.label} yielded no model")
+    return scored
+
+
+def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:
+    x, y = train.x.clone(), train.y.clone()
+    x[tensors["train.rows"]], y[tensors["train.rows"]] = tensors["train.x"], tensors["train.y"]
+    return Images(x, y, train.flips)
+
+
+@lru_cache(maxsize=1)
+def _task(dataset: Dataset, data: Path) -> Task:
+    return dataset(data)
+
+
+def _seed(seed: int) -> None:
+    """Seed every generator a method may use, and ask for repeatable kernels."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _exhaust(generator: Generator[Any, None, R]) -> R:
+    while True:
+        try:
+            next(generator)
+        except StopIteration as stop:
+            value: R = stop.value
+            return value
+
+
+class _Clock:
+    """Wall time and peak memory of a method, without the scoring between its steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def timed(self, steps: Iterator[T] | Generator[T, None, R]) -> Generator[T, None, R]:
+        """The same steps, each of them timed; returns what the generator returns."""
+        while True:
+            start = time.perf_counter()
+            try:
+                step = next(steps)
+            except StopIteration as stop:
+                value: R = stop.value
+                return value
+            finally:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                self.seconds += time.perf_counter() - start
+            yield step
+
+    def reading(self) -> Row:
+        """Seconds so far and the peak, in MiB, of GPU memory or of the process."""
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return {"seconds": round(self.seconds, 3), "peak_mib": round(peak, 1)}
+
+
+@contextmanager
+def _journal(file: Path) -> Iterator[list[str]]:
+    """Log the block's epochs and messages to the file; collects warnings for the rows' note."""
+    notes: list[str] = []
+    with file.open("w", buffering=1) as stream:
+        handler = _Journal(stream, notes)
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield notes
+        finally:
+            root.setLevel(level)
+            root.removeHandler(handler)
+
+
+class _Journal(logging.Handler):
+    def __init__(self, stream: TextIO, notes: list[str]) -> None:
+        super().__init__(logging.INFO)
+        self.stream, self.notes, self.start = stream, notes, time.time()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        source = record.name.split(".")[0]
+        if not (source in ("benchmark", "attacks", "defenses") or source.startswith("plugin_")):
+            return
+        line = {"seconds": round(time.time() - self.start, 2), "message": record.getMessage()}
+        for field in ("epoch", "epochs", "loss"):
+            if hasattr(record, field):
+                line[field] = getattr(record, field)
+        self.stream.write(json.dumps(line) + "\n")
+        if record.levelno >= logging.WARNING:
+            self.notes.append(record.getMessage())
+
+
+@lru_cache
+def _hardware(device: torch.device) -> Row:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{torch.get_num_threads()}-thread {_processor()}"
+    return {"device": name, "versions": f"torch {torch.__version__}"}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,182 @@
+"""From a config to its jobs, and from finished jobs to labelled rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from attacks.base import Attack
+from benchmark.config import Config
+from benchmark.data import Dataset
+from benchmark.errors import InputError, nearest
+from benchmark.jobs import AttackJob, DefenseJob, Job, key
+from benchmark.plugin import Plugin, build, construct, key_of
+from benchmark.store import Row, Store
+from benchmark.train import Recipe
+from defenses.base import Defense
+
+NO_DEFENSE = "No Defense"
+COLUMNS = (
+    *("dataset", "model", "attack", "defense", "seed", "key", "victim", "kind", "step", "value"),
+    *("select", "acc", "asr", "racc", "n_clean", "n_poisoned", "own_acc", "uses", "poison_ratio"),
+    *("status", "note", "seconds", "peak_mib", "device", "versions"),
+)
+AXES = ("dataset", "model", "attack", "defense", "seed")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a config with built plugins and the labels that tell them apart."""
+
+    victims: tuple[AttackJob, ...]
+    defenses: tuple[Defense, ...]
+    labels: dict[Plugin, str]
+    clean_ratio: float
+    score_every: int
+
+    def cells(self) -> Iterator[tuple[AttackJob, DefenseJob | None]]:
+        """Each victim undefended (None), then under each defense."""
+        for victim in self.victims:
+            yield victim, None
+            for defense in self.defenses:
+                yield (
+                    victim,
+                    DefenseJob(
+                        victim=victim,
+                        defense=defense,
+                        clean_ratio=self.clean_ratio,
+                        score_every=self.score_every,
+                    ),
+                )
+
+    def jobs(self) -> list[Job]:
+        """Every job once, a victim before its defenses."""
+        return list(dict.fromkeys(defended or victim for victim, defended in self.cells()))
+
+    def place(self, victim: AttackJob, defended: DefenseJob | None) -> dict[str, Any]:
+        """Labels of a cell along each axis of the grid."""
+        return {
+            "dataset": self.labels[victim.dataset],
+            "model": self.labels[victim.model],
+            "attack": self.labels[victim.attack],
+            "defense": self.labels[defended.defense] if defended else NO_DEFENSE,
+            "seed": victim.seed,
+        }
+
+    def rows(self, store: Store) -> pd.DataFrame:
+        """Labelled rows of all finished cells, in the grid's order."""
+        found: list[Row] = []
+        for victim, defended in self.cells():
+            if key(defended or victim) not in store:
+                continue
+            labels = self.place(victim, defended) | {
+                "key": key(defended or victim),
+                "victim": key(victim),
+            }
+            found.extend(labels | row for row in store.rows(labels["key"]))
+        return pd.DataFrame(found).reindex(columns=COLUMNS)
+
+
+def make_grid(config: Config, only: str = "") -> Grid:
+    """Build every plugin of a config; `only` keeps cells, as in "attack=badnets,defense=sau".
+
+    Raises:
+        InputError: a plugin, field or value that does not exist, or a class no dataset has.
+    """
+    parts: dict[str, list[Any]] = {
+        "dataset": [build("datasets", spec) for spec in config.datasets],
+        "model": [build("models", spec) for spec in config.models],
+        "attack": [build("attacks", spec) for spec in config.attacks],
+        "defense": [build("defenses", spec) for spec in config.defenses],
+        "seed": list(config.seeds),
+    }
+    labels: dict[Plugin, str] = {}
+    for axis in AXES[:-1]:
+        labels |= _labels(parts[axis])
+    for axis, names in _filters(only).items():
+        parts[axis] = _keep(axis, parts[axis], names, labels)
+    recipe: Recipe = construct(Recipe, config.recipe, "recipe")
+    for dataset, attack in product(parts["dataset"], parts["attack"]):
+        _check_target(dataset, attack)
+    victims = tuple(
+        AttackJob(dataset=dataset, model=model, attack=attack, recipe=recipe, seed=seed)
+        for dataset, model, attack, seed in product(
+            parts["dataset"], parts["model"], parts["attack"], parts["seed"]
+        )
+    )
+    defenses = tuple(parts["defense"])
+    return Grid(victims, defenses, labels, config.clean_ratio, config.score_every)
+
+
+def check_data(grid: Grid, data: Path) -> None:
+    """Read every dataset of the grid once, so that a missing one is known before any training.
+
+    Raises:
+        InputError: names the command that makes the missing files.
+    """
+    for dataset in dict.fromkeys(victim.dataset for victim in grid.victims):
+        dataset(data)
+
+
+def _labels(plugins: Sequence[Plugin]) -> dict[Plugin, str]:
+    """A plugin's own label; of several with one label, each also names the fields that differ."""
+    labels = {}
+    counts = Counter(plugin.label for plugin in dict.fromkeys(plugins))
+    for plugin in dict.fromkeys(plugins):
+        labels[plugin] = plugin.label
+        if counts[plugin.label] > 1:
+            changed = _changes(plugin)
+            labels[plugin] += f" ({', '.join(changed)})" if changed else ""
+    return labels
+
+
+def _changes(plugin: Plugin) -> list[str]:
+    def differing(now: dict[str, Any], default: dict[str, Any]) -> Iterator[str]:
+        for name, value in now.items():
+            if isinstance(value, dict):
+                yield from differing(value, default[name])
+            elif value != default[name]:
+                yield f"{name}={value}"
+
+    return list(differing(asdict(plugin), asdict(type(plugin)())))
+
+
+def _filters(only: str) -> dict[str, set[str]]:
+    filters: dict[str, set[str]] = {}
+    for part in filter(None, (p.strip() for p in only.split(","))):
+        axis, equals, name = (s.strip() for s in part.partition("="))
+        if not equals or axis not in AXES:
+            raise InputError(
+                f"--only: {part!r} is not AXIS=NAME; axes: {', '.join(AXES)}{nearest(axis, AXES)}"
+            )
+        filters.setdefault(axis, set()).add(name)
+    return filters
+
+
+def _keep(axis: str, plugins: list[Any], names: set[str], labels: dict[Plugin, str]) -> list[Any]:
+    def known(entry: Any) -> set[str]:
+        return {str(entry)} if axis == "seed" else {key_of(entry), labels[entry]}
+
+    accepted = set().union(*(known(entry) for entry in plugins)) if plugins else set()
+    for name in names - accepted:
+        raise InputError(
+            f"--only: no {axis} {name!r} in this grid; accepted: {', '.join(sorted(accepted))}"
+            f"{nearest(name, accepted)}"
+        )
+    return [entry for entry in plugins if known(entry) & names]
+
+
+def _check_target(dataset: Dataset, attack: Attack) -> None:
+    if attack.target >= dataset.num_classes:
+        raise InputError(
+            f"attack {key_of(attack)!r}: target is {attack.target}, but {dataset.name} has classes "
+            f"0 to {dataset.num_classes - 1}"
+        )
+
+

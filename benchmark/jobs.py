@@ -1,0 +1,82 @@
+"""Jobs: frozen values whose canonical JSON, hashed, names their folder in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attacks.base import Attack
+from benchmark.data import Dataset
+from benchmark.train import Recipe
+from defenses.base import Defense
+from models.classifier import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackJob:
+    """Train one victim."""
+
+    dataset: Dataset
+    model: Architecture
+    attack: Attack
+    recipe: Recipe
+    seed: int
+
+    def canonical(self) -> dict[str, Any]:
+        return {
+            "job": "attack",
+            "dataset": self.dataset.canonical(),
+            "model": self.model.canonical(),
+            "attack": self.attack.canonical(),
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.dataset.label} / {self.model.label} / {self.attack.label} / {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseJob:
+    """Defend one victim and score the result.
+
+    clean_ratio: the defender's share of the clean training set. score_every: rounds between two
+    scores; the last round is always scored, and so is every candidate.
+    """
+
+    victim: AttackJob
+    defense: Defense
+    clean_ratio: float
+    score_every: int
+
+    def canonical(self) -> dict[str, Any]:
+        return {
+            "job": "defense",
+            "victim": self.victim.canonical(),
+            "defense": self.defense.canonical(),
+            "clean_ratio": self.clean_ratio,
+            "score_every": self.score_every,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.victim} / {self.defense.label}"
+
+
+Job = AttackJob | DefenseJob
+
+
+def describe(job: Job) -> str:
+    """The canonical JSON: independent of the order of fields, of paths, time and machine."""
+    return json.dumps(job.canonical(), sort_keys=True, separators=(",", ":"))
+
+
+def key(job: Job) -> str:
+    """The job's name in the cache: 24 hex digits of the sha256 of its canonical JSON."""
+    return hashlib.sha256(describe(job).encode()).hexdigest()[:24]
+
+
+def needs(job: Job) -> tuple[Job, ...]:
+    """Jobs whose results this one reads."""
+    return (job.victim,) if isinstance(job, DefenseJob) else ()

@@ -1,0 +1,73 @@
+"""ACC, ASR and R-ACC with their counts: the one place that scores a model (protocol.md, section 7).
+
+DER compares two rows and belongs to `benchmark.tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, Trigger
+from benchmark.data import Images, to_uint8
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """Triggered test images, stored as 8 bits; images that the attacker need not change are out.
+
+    images: x uint8 (M, C, H, W), y their true classes. wanted: the attacker's classes, int64 (M,).
+    """
+
+    images: Images
+    wanted: Tensor
+
+    def to(self, device: torch.device | str) -> Poisoned:
+        return Poisoned(self.images.to(device), self.wanted.to(device))
+
+
+def poison_test(test: Images, attack: Attack, trigger: Trigger, num_classes: int) -> Poisoned:
+    """The test images i with eta(y_i) != y_i, triggered."""
+    wanted = attack.relabel(test.y, num_classes)
+    rows = (wanted != test.y).nonzero()[:, 0]
+    with torch.no_grad():
+        x = torch.cat([to_uint8(trigger(test.floats(part))) for part in rows.split(BATCH)])
+    return Poisoned(replace(test[rows], x=x), wanted[rows])
+
+
+def score(model: nn.Module, clean: Images, poisoned: Poisoned) -> Mapping[str, float | int | str]:
+    """Shares in [0, 1] and the counts behind them.
+
+    acc: of clean images predicted as their class. asr, racc: of poisoned images predicted as the
+    attacker's class, and as their own. A prediction that is not finite counts as wrong; one that
+    is not finite, or the same for all clean images, gives the status "diverged".
+    """
+    found, triggered = predict(model, clean), predict(model, poisoned.images)
+    broken = bool((found < 0).any() or (triggered < 0).any() or (found == found[0]).all())
+    return {
+        "acc": share(found == clean.y),
+        "asr": share(triggered == poisoned.wanted),
+        "racc": share(triggered == poisoned.images.y),
+        "n_clean": len(clean),
+        "n_poisoned": len(poisoned.images),
+        "status": "diverged" if broken else "ok",
+    }
+
+
+@torch.no_grad()
+def predict(model: nn.Module, data: Images) -> Tensor:
+    """Predicted classes, int64 (N,), -1 where a logit is not finite; in fp32, evaluation mode."""
+    model.eval()
+    rows = torch.arange(len(data), device=data.y.device).split(BATCH)
+    logits = torch.cat([model(data.floats(part)) for part in rows])
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
+
+
+def share(hits: Tensor) -> float:
+    """The share of true entries as an exact quotient of counts."""
+    return int(hits.sum()) / len(hits)

@@ -1,0 +1,168 @@
+"""What a person sees of a running grid: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from benchmark.engine import Outcome
+from benchmark.grid import NO_DEFENSE, Grid
+from benchmark.jobs import AttackJob, Job, key, needs
+from benchmark.store import Store
+
+
+class Progress:
+    """Shows outcomes as they come and, on a terminal, what runs now and how long it may take."""
+
+    def __init__(self, jobs: Sequence[Job], store: Store, slots: int) -> None:
+        self.console = Console()
+        self.jobs, self.store, self.slots = jobs, store, slots
+        self.counts: Counter[str] = Counter()
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.open = {key(job): job for job in jobs}
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            auto_refresh=False,
+        )
+        self.total = self.bars.add_task("jobs", total=len(jobs), note="")
+        self.tasks: dict[str, TaskID] = {}
+        self.live = Live(Group(self.bars), console=self.console, transient=True)
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
+
+    def show(self, outcome: Outcome) -> None:
+        """One line for what happened."""
+        self.counts[outcome.state] += 1
+        if outcome.state == "done":
+            self.seconds[isinstance(outcome.job, AttackJob)].append(outcome.seconds)
+        if outcome.state not in ("started", "lost"):
+            self.open.pop(key(outcome.job), None)
+        took = f" in {duration(outcome.seconds)}" if outcome.seconds else ""
+        detail = f": {outcome.detail}" if outcome.detail else ""
+        if outcome.state != "cached":
+            finished = len(self.jobs) - len(self.open)
+            self.console.print(
+                f"[{finished}/{len(self.jobs)}] {outcome.state} {outcome.job}{took}{detail}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+    def tick(self, running: Mapping[str, Job]) -> None:
+        """Redraw: totals with an estimate of the time left, and each running job's epochs."""
+        if not self.console.is_terminal:
+            return
+        for name in [n for n in self.tasks if n not in running]:
+            self.bars.remove_task(self.tasks.pop(name))
+        drafts = self.store.running()
+        for name, job in running.items():
+            if name not in self.tasks:
+                self.tasks[name] = self.bars.add_task(str(job), total=None, note="")
+            epoch, epochs, note = last_epoch(drafts.get(name))
+            self.bars.update(self.tasks[name], completed=epoch, total=epochs, note=note)
+        failed = self.counts["failed"] + self.counts["blocked"]
+        note = f"{len(running)} running, {failed} failed or blocked{self._time_left()}"
+        self.bars.update(self.total, completed=len(self.jobs) - len(self.open), note=note)
+        self.live.update(Group(self.bars), refresh=True)
+
+    def _time_left(self) -> str:
+        """From the mean duration of finished jobs of the same kind; empty while there is none."""
+        left = Counter(isinstance(job, AttackJob) for job in self.open.values())
+        if any(not self.seconds[kind] for kind in left):
+            return ""
+        expected = sum(
+            n * sum(self.seconds[kind]) / len(self.seconds[kind]) for kind, n in left.items()
+        )
+        return f", about {duration(expected / self.slots)} left"
+
+
+def last_epoch(draft: Path | None) -> tuple[int, int | None, str]:
+    """(epoch, epochs, text) of the last line that a running job logged; zeros when none yet."""
+    try:
+        lines = (draft / "log.jsonl").read_text().splitlines() if draft else []
+    except FileNotFoundError:
+        lines = []
+    for line in reversed(lines):
+        entry = json.loads(line)
+        if "epoch" in entry:
+            text = f"loss {entry['loss']:.3f}, {duration(entry['seconds'])}"
+            return entry["epoch"], entry["epochs"], text
+    return 0, None, ""
+
+
+def overview(grid: Grid, store: Store) -> tuple[list[Table], bool]:
+    """One table attack x defense for each dataset, model and seed; and whether all is done."""
+    running = store.running()
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    reasons: dict[str, str] = {}
+    states: Counter[str] = Counter()
+    for victim, defended in grid.cells():
+        job: Job = defended or victim
+        place = grid.place(victim, defended)
+        state, reason = _state(job, store, running)
+        states[state.split()[0]] += 1
+        if reason:
+            reasons[f"{place['attack']} / {place['defense']}"] = reason
+        title = f"{place['dataset']}, {place['model']}, seed {place['seed']}"
+        tables.setdefault(title, {}).setdefault(place["attack"], {})[place["defense"]] = state
+    shown = []
+    for title, attacks in tables.items():
+        columns = list(next(iter(attacks.values()), {NO_DEFENSE: ""}))
+        table = Table("attack", *columns, title=title, title_justify="left")
+        for attack, cells in attacks.items():
+            table.add_row(attack, *(cells[column] for column in columns))
+        shown.append(table)
+    if reasons:
+        table = Table("cell", "why", title="failed", title_justify="left")
+        for cell, reason in reasons.items():
+            table.add_row(cell, reason)
+        shown.append(table)
+    return shown, set(states) <= {"done"}
+
+
+def _state(job: Job, store: Store, running: Mapping[str, Path]) -> tuple[str, str]:
+    name = key(job)
+    if name in store:
+        return "done", ""
+    if name in running:
+        epoch, epochs, _ = last_epoch(running[name])
+        since = duration(time.time() - running[name].stat().st_ctime)
+        return f"running {since}" + (f", epoch {epoch}/{epochs}" if epochs else ""), ""
+    if failure := store.failure(name):
+        return "failed", failure["error"]
+    if any(store.failure(key(need)) for need in needs(job)):
+        return "blocked", ""
+    return "missing", ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42 s", "3 min 20 s" or "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

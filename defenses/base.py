@@ -1,0 +1,52 @@
+"""What a defense is: a generator of models. The harness scores what it yields."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from benchmark.data import Images
+from benchmark.plugin import Plugin
+from models.classifier import Classifier
+
+Candidate = tuple[float, nn.Module]
+"""A setting (a pruning threshold, say) and the model it leads to."""
+
+
+class NotApplicable(Exception):
+    """The method is not defined for this model, for instance for want of batch norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(Plugin):
+    """A backdoor defense.
+
+    It never evaluates, saves, picks a device or sees test data. What a reader of the table must
+    know (nothing was flagged, say) it logs as a warning; the harness puts it into the row's note.
+    """
+
+    uses: ClassVar[Literal["clean", "train"]] = "clean"
+    """The one dataset it is handed: the defender's clean subset or the poisoned training set."""
+    yields: ClassVar[Literal["rounds", "candidates"]] = "rounds"
+    """Rounds: models in order, the last one counts. Candidates: (setting, model) pairs, one of
+    which a named rule selects."""
+    select: ClassVar[str] = "last"
+    """The default selection rule, see `benchmark.tables`."""
+
+    @abstractmethod
+    def __call__(
+        self, model: Classifier, data: Images
+    ) -> Iterator[nn.Module] | Iterator[Candidate]:
+        """Defend `model`, a backdoored model that the method owns and may change in place.
+
+        Args:
+            model: on the data's device.
+            data: n images with labels, as `uses` says.
+
+        Raises:
+            NotApplicable: the method is not defined for this model.
+        """

@@ -1,0 +1,104 @@
+"""What every attack and defense is handed: a classifier of images in [0, 1]."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.data import Dataset
+from benchmark.plugin import Plugin
+
+
+class Classifier(nn.Module):
+    """Normalisation, then a body that ends in a linear head.
+
+    Perturbations and triggers therefore always live in pixel space.
+
+    Args:
+        body: maps normalised images (B, C, H, W) to logits (B, K).
+        head: name of the final linear layer inside the body.
+        stages: names of the body's submodules after which features are commonly read, in order.
+        mean, std: per channel, of pixels in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        head: str,
+        stages: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.head_name = head
+        self.stages = tuple(stages)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    @property
+    def head(self) -> nn.Linear:
+        head = self.body.get_submodule(self.head_name)
+        assert isinstance(head, nn.Linear)
+        return head
+
+    @property
+    def num_classes(self) -> int:
+        return self.head.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, float32 (B, K), of images in [0, 1], float (B, C, H, W)."""
+        logits: Tensor = self.body((x - self.mean) / self.std)
+        return logits.float()
+
+    def features(self, x: Tensor, *names: str) -> dict[str, Tensor]:
+        """Outputs of named submodules of the body in one forward pass, with gradients.
+
+        Args:
+            x: images in [0, 1], float (B, C, H, W).
+            names: names of submodules, for instance from `stages`; "penultimate" is the input of
+                the head, (B, D). "logits", (B, K), is always in the result.
+
+        Raises:
+            AttributeError: the body has no submodule of a given name.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> None:
+            if name == "penultimate":
+                hook = self.head.register_forward_pre_hook(
+                    lambda _, args: found.__setitem__(name, args[0])
+                )
+            else:
+                hook = self.body.get_submodule(name).register_forward_hook(
+                    lambda _, __, out: found.__setitem__(name, out)
+                )
+            hooks.append(hook)
+
+        hooks: list[torch.utils.hooks.RemovableHandle] = []
+        try:
+            for name in names:
+                if name != "logits":
+                    keep(name)
+            found["logits"] = self(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Plugin):
+    """A network architecture; called with a dataset, it makes a freshly initialised classifier."""
+
+    @abstractmethod
+    def __call__(self, dataset: Dataset) -> Classifier:
+        """A classifier for the dataset's image shape and classes, drawn from torch's generator."""

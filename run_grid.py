@@ -1,0 +1,8 @@
+"""Command line of the benchmark; see `python run_grid.py --help`."""
+
+import sys
+
+from benchmark.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
