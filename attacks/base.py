@@ -56,9 +56,7 @@ class Attack(Plugin):
         return torch.full_like(y, self.target)
 
     @abstractmethod
-    def __call__(
-        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe
-    ) -> Training:
+    def __call__(self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe) -> Training:
         """Train `model` in place, with a backdoor.
 
         Args:
@@ -76,9 +74,7 @@ class DataPoisoning(Attack):
     def trigger(self, x: Tensor) -> Tensor:
         """float (B, C, H, W) in [0, 1] -> the same, triggered; the input is left untouched."""
 
-    def __call__(
-        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe
-    ) -> Training:
+    def __call__(self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe) -> Training:
         yield from fit(model, poison(train, rows, self, self.trigger, model.num_classes), recipe)
         return self.trigger
 

@@ -38,9 +38,7 @@ class Config:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty, accepted: at least one entry")
         if not 0 < self.clean_ratio <= 1:
-            raise ValueError(
-                f"clean_ratio is {self.clean_ratio}, accepted: above 0 and at most 1"
-            )
+            raise ValueError(f"clean_ratio is {self.clean_ratio}, accepted: above 0 and at most 1")
         if self.score_every < 1:
             raise ValueError(f"score_every is {self.score_every}, accepted: at least 1")
 
@@ -55,9 +53,7 @@ def read(path: Path) -> Config:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         there = sorted(str(p) for p in path.parent.glob("*.yaml"))
-        raise InputError(
-            f"no config {str(path)!r}; found: {', '.join(there) or 'none'}"
-        ) from None
+        raise InputError(f"no config {str(path)!r}; found: {', '.join(there) or 'none'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {str(path)!r}: {error}") from None
     except yaml.YAMLError as error:

@@ -102,7 +102,7 @@ def run(
     for name in [name for name in waiting if name in store]:
         yield Outcome(waiting.pop(name), "cached")
     bad: dict[str, str] = {}
-    for name, job in list(waiting.items()):
+    for name in list(waiting):
         if failure := store.failure(name):
             bad[name] = failure["error"]
             yield Outcome(waiting.pop(name), "failed", f"earlier: {failure['error']}")

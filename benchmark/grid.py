@@ -178,5 +178,3 @@ def _check_target(dataset: Dataset, attack: Attack) -> None:
             f"attack {key_of(attack)!r}: target is {attack.target}, but {dataset.name} has classes "
             f"0 to {dataset.num_classes - 1}"
         )
-
-

@@ -5,7 +5,6 @@ DER compares two rows and belongs to `benchmark.tables`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,7 +39,7 @@ def poison_test(test: Images, attack: Attack, trigger: Trigger, num_classes: int
     return Poisoned(replace(test[rows], x=x), wanted[rows])
 
 
-def score(model: nn.Module, clean: Images, poisoned: Poisoned) -> Mapping[str, float | int | str]:
+def score(model: nn.Module, clean: Images, poisoned: Poisoned) -> dict[str, float | int | str]:
     """Shares in [0, 1] and the counts behind them.
 
     acc: of clean images predicted as their class. asr, racc: of poisoned images predicted as the

@@ -92,7 +92,7 @@ def load(kind: str, key: str) -> type[Plugin]:
         )
     found = _class(module)
     if found is None:
-        raise InputError(f"{key} defines no {kind[:-1]}: it needs exactly one concrete Plugin class")
+        raise InputError(f"{key} defines no {kind[:-1]}: accepted is one concrete Plugin class")
     return found
 
 
@@ -104,6 +104,7 @@ def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
     Raises:
         InputError: unknown plugin or field, wrong type, or a value the plugin refuses.
     """
+    given: Any
     if isinstance(spec, str):
         key, given = spec, {}
     elif isinstance(spec, Mapping) and len(spec) == 1:

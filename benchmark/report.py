@@ -21,7 +21,7 @@ TEXTS = "dataset model attack defense key victim kind select uses status note de
 NUMBERS = "seed step value acc asr racc n_clean n_poisoned own_acc poison_ratio seconds peak_mib"
 COLUMNS = (*TEXTS.split(), *NUMBERS.split())
 PUBLISHED = Path(__file__).resolve().parents[1] / "results" / "paper" / "reported_results.csv"
-SOURCES = "SAU23-ok SAU23-repaired SAU23-unchecked BBv1-2022 BBv2-2025 BBcsv-2024".split()
+SOURCES = ["SAU23-ok", "SAU23-repaired", "SAU23-unchecked", "BBv1-2022", "BBv2-2025", "BBcsv-2024"]
 KNOWLEDGE = {"clean": "a small clean subset", "train": "the poisoned training set"}
 
 
@@ -45,7 +45,7 @@ def read_rows(path: Path) -> DataFrame:
         raise InputError(f"{path}: status {unknown[0]!r}; accepted: {accepted}")
     for name in NUMBERS.split():
         try:
-            rows[name] = pd.to_numeric(rows[name].replace("", "nan"))
+            rows[name] = pd.to_numeric(rows[name].mask(rows[name] == ""))
         except ValueError as error:
             raise InputError(f"{path}: column {name}: {error}") from error
     return rows
@@ -75,15 +75,15 @@ def cells(selected: DataFrame, metric: str) -> DataFrame:
     mean, std = (100 * tables.pivot(selected, metric, how) for how in ("mean", "std"))
     states = tables.statuses(selected).reindex_like(mean).fillna("ok")
 
-    def printed(attack: str, defense: str) -> str:
-        state, value = states.at[attack, defense], mean.at[attack, defense]
+    def printed(value: float, spread: float, state: str) -> str:
         if state in tables.ABSENT:
             return MARKS[state]
-        spread = std.at[attack, defense]
-        text = "–" if np.isnan(value) else f"{value:.2f}"
+        text = "-" if np.isnan(value) else f"{value:.2f}"
         return text + ("" if np.isnan(spread) else f" ± {spread:.2f}") + MARKS.get(state, "")
 
-    return DataFrame({d: {a: printed(a, d) for a in mean.index} for d in mean.columns})
+    rows = zip(mean.to_numpy(), std.to_numpy(), states.to_numpy(), strict=True)
+    text = [[printed(*cell) for cell in zip(*row, strict=True)] for row in rows]
+    return DataFrame(text, index=mean.index, columns=mean.columns)
 
 
 def footnotes(selected: DataFrame) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ def footnotes(selected: DataFrame) -> tuple[str, ...]:
             attacks, defenses = (Series(names) for names in zip(*found, strict=True))
             notes.append(f"{mark} {state}: {grouped(defenses, attacks)}.")
     if left := [a for a in states.index if a not in tables.counted(selected)]:
-        notes.append(f"* left out of the Average, undefended model not sound: {', '.join(left)}.")
+        notes.append(f"¶ left out of the Average, undefended model not sound: {', '.join(left)}.")
     if tables.pivot(selected, "acc").loc["Average"].isna().any():
         notes.append("No Average for a defense without a sound score for each attack it covers.")
     return tuple(notes)
@@ -109,21 +109,17 @@ def metric_table(selected: DataFrame, metric: str) -> Table:
     sound = states.isin(tables.SOUND).reindex(mean.index, fill_value=True)[mean.columns]
     ranks = tables.rank(mean[sound].loc[kept].reindex(mean.index), metric)
     text = cells(selected, metric)
-    text.insert(0, "Attack", [a if a in kept else f"{a}*" for a in text.index])
+    text.insert(0, "Attack", [a if a in kept else f"{a}¶" for a in text.index])
     numbers = mean.join(std.dropna(axis=1, how="all").add_suffix(" std"))
     numbers.insert(0, "attack", mean.index)
-    status = {
-        attack: "; ".join(f"{d} {state}" for d, state in row.items() if state != "ok")
-        for attack, row in states.iterrows()
-    }
+    odd = states.apply(
+        lambda row: "; ".join(f"{d} {s}" for d, s in row.items() if s != "ok"), axis=1
+    )
     better = "lower" if metric == "asr" else "higher"
     what = f"{METRICS[metric]} in percent, {better} is better; best defense bold, second underlined"
+    text, ranks = text.reset_index(drop=True), ranks.reset_index(drop=True)
     return Table(
-        caption(selected, what),
-        text.reset_index(drop=True),
-        numbers.assign(status=Series(status)),
-        ranks.reset_index(drop=True),
-        footnotes(selected),
+        caption(selected, what), text, numbers.assign(status=odd), ranks, footnotes(selected)
     )
 
 
@@ -134,39 +130,46 @@ def cost_table(rows: DataFrame) -> Table | None:
     early and are left out, like those that never started.
     """
     runs = rows[rows["kind"] != "victim"].sort_values("step").groupby("key", sort=False)
-    last = runs.tail(1).sort_index()
+    last = runs.tail(1).assign(peak=lambda end: end["key"].map(runs["peak_mib"].max())).sort_index()
     last = last[last["status"].isin(["ok", "collapsed"])]
-    last = last.assign(peak_mib=last["key"].map(runs["peak_mib"].max()))
     if last.empty:
         return None
-    what = {"Runs": ("key", "size"), "Seconds": ("seconds", "mean"), "Peak MiB": ("peak_mib", "max")}
-    numbers = last.groupby("defense", sort=False).agg(**what).rename_axis("Defense").reset_index()
-    text = numbers.assign(Runs=numbers["Runs"].map(str))
-    for name in ("Seconds", "Peak MiB"):
-        text[name] = numbers[name].map("{:.2f}".format)
-    first, devices = rows.iloc[0], ", ".join(last["device"].unique())
-    title = "Cost of one run: mean wall time in seconds, largest peak memory in MiB, scoring excluded"
-    title += f". {first['dataset']}, {first['model']}; {devices}."
-    return Table(title, text, numbers, DataFrame())
+    groups = last.groupby("defense", sort=False)
+    numbers = DataFrame(
+        {
+            "Runs": groups.size(),
+            "Seconds": groups["seconds"].mean(),
+            "Peak MiB": groups["peak"].max(),
+        }
+    )
+    numbers = numbers.rename_axis("Defense").reset_index()
+    text = numbers.astype({"Runs": str}).map(lambda v: v if isinstance(v, str) else f"{v:.2f}")
+    what = "Cost of one run: mean seconds, largest peak memory in MiB, scoring excluded"
+    devices = ", ".join(last["device"].unique())
+    what += f". {rows['dataset'].iloc[0]}, {rows['model'].iloc[0]}; {devices}."
+    return Table(what, text, numbers, DataFrame())
 
 
-def reported_table(selected: DataFrame, published: DataFrame) -> Table | None:
+def reported_table(selected: DataFrame, published: Path) -> Table | None:
     """Measured beside published ACC, ASR and DER, for the cells that have a published value.
 
     A cell matches on dataset, network (the model's label up to " ("), attack, defense and a
-    poisoning ratio within a tenth; of several sources the first of `SOURCES` counts.
+    poisoning ratio within a tenth; of several sources the first of `SOURCES` counts. None without
+    a match, or without the file.
     """
-    first = selected.iloc[0]
-    network = first["model"].split(" (")[0]
-    known = published[published["source"].isin(SOURCES)]
+    if not published.is_file():
+        return None
+    dataset, model = selected[["dataset", "model"]].iloc[0]
+    network = model.split(" (")[0]
+    here = "source in @SOURCES and dataset == @dataset and architecture == @network"
+    known = pd.read_csv(published).query(here)
     known = known.sort_values("source", key=lambda source: source.map(SOURCES.index))
-    known = known[(known["dataset"] == first["dataset"]) & (known["architecture"] == network)]
-    found = {}
+    ratios, found = known["poison_ratio"].str.rstrip("%").astype(float) / 100, {}
     for names, runs in selected.groupby(["attack", "defense"], sort=False):
-        share = runs["poison_ratio"].mean()
-        near = (known["poison_ratio"] - share).abs() <= 0.1 * share
-        for _, row in known[near & (known[["attack", "defense"]] == names).all(axis=1)][:1].iterrows():
-            found[names] = row
+        near = (ratios / runs["poison_ratio"].mean() - 1).abs() <= 0.1
+        hits = known[near & (known[["attack", "defense"]] == names).all(axis=1)]
+        if len(hits):
+            found[names] = hits.iloc[0]
     if not found:
         return None
     theirs = DataFrame(found).T.rename_axis(["Attack", "Defense"])
@@ -175,41 +178,44 @@ def reported_table(selected: DataFrame, published: DataFrame) -> Table | None:
         name, other = METRICS[metric], f"{METRICS[metric]} published"
         ours = 100 * tables.pivot(selected, metric).stack()
         numbers[name], numbers[other] = ours.reindex(theirs.index), theirs[metric].astype(float)
-        text[name] = cells(selected, metric).stack().reindex(theirs.index).fillna("–")
-        text[other] = [f"{v:.2f}".replace("nan", "–") for v in numbers[other]]
+        text[name] = cells(selected, metric).stack().reindex(theirs.index).fillna("-")
+        text[other] = [f"{v:.2f}".replace("nan", "-") for v in numbers[other]]
     numbers["Source"] = text["Source"] = theirs["source"] + " " + theirs["table"]
     what = "Measured beside published, in percent"
-    if network != first["model"]:
-        what += f"; the measured network is not the paper's {network}"
-    text, numbers = text.reset_index(), numbers.reset_index()
-    return Table(caption(selected, what), text, numbers, DataFrame(), footnotes(selected), left=2)
+    what += f"; the measured network is not the paper's {network}" if network != model else ""
+    frames = text.reset_index(), numbers.reset_index(), DataFrame()
+    return Table(caption(selected, what), *frames, footnotes(selected), left=2)
+
+
+def build(rows: DataFrame, selected: DataFrame, published: Path) -> dict[str, Table]:
+    """Every table of one (dataset, model) pair that its rows allow, by file name."""
+    metrics = [metric for metric in METRICS if selected[metric].notna().any()]
+    made = {metric: metric_table(selected, metric) for metric in metrics}
+    others = {"cost": cost_table(rows), "reported": reported_table(selected, published)}
+    return made | {name: table for name, table in others.items() if table}
 
 
 def overview(rows: DataFrame, selected: DataFrame) -> str:
-    """What each defense may know, how its step is selected; hardware; runs with something to say."""
-    defended = selected[selected["kind"] != "victim"].groupby("defense", sort=False)
-    table = defended[["uses", "rule"]].agg(lambda values: " / ".join(values.unique()))
-    lines = ["| Defense | May use | Selection |", "|---|---|---|"]
-    for defense, (uses, rule) in table.iterrows():
-        lines.append(f"| {defense} | {KNOWLEDGE.get(uses, uses)} | {rule} |")
-    parts = ["\n".join(lines)]
+    """What each defense may know, how its step is selected; hardware; notes on runs."""
+    lines = [["Defense", "May use", "Selection"]]
+    for defense, runs in selected[selected["kind"] != "victim"].groupby("defense", sort=False):
+        uses = " / ".join(KNOWLEDGE.get(use, use) for use in runs["uses"].unique())
+        lines.append([str(defense), uses, " / ".join(runs["rule"].unique())])
+    parts = [tables.pipes(lines, left=3)]
     for title, column in (("Hardware", "device"), ("Versions", "versions")):
         parts.append(f"{title}: {'; '.join(value for value in rows[column].unique() if value)}.")
     noted = selected[(selected["status"] != "ok") | (selected["note"] != "")]
-    told = [
-        f"- {run['defense']}, {run['attack']}, {run['dataset']}, {run['model']}, "
-        f"seed {run['seed']}: {run['status']}" + (f" ({run['note']})" if run["note"] else "")
-        for _, run in noted.iterrows()
-    ]
-    return "\n\n".join([*parts, "\n".join(told)] if told else parts)
+    told = noted[["dataset", "model", "attack", "defense", "seed", "status", "note"]].astype(str)
+    if len(told):
+        parts.append(tables.pipes([told.columns.str.capitalize(), *told.to_numpy()], left=7))
+    return "\n\n".join(parts)
 
 
 def report(folder: Path, rules: Mapping[str, str], published: Path = PUBLISHED) -> list[Path]:
     """Write tables, figures and `report.md` of `folder/rows.csv` into `folder`; the files written.
 
     `rules` replaces the selection rule of the defenses it names (`benchmark.tables`). With several
-    (dataset, model) pairs each gets subfolders of its own. Without a file of `published` numbers
-    no table compares with them.
+    (dataset, model) pairs each gets subfolders of its own.
 
     Raises:
         InputError: unreadable rows, or rules that do not fit them.
@@ -219,20 +225,28 @@ def report(folder: Path, rules: Mapping[str, str], published: Path = PUBLISHED) 
         selected = tables.select(rows, rules)
     except ValueError as error:
         raise InputError(f"{folder / 'rows.csv'}: {error}") from error
-    looks, known = figures.looks(rows), read_published(published)
-    pairs, written = selected.groupby(["dataset", "model"], sort=False), []
+    written: list[Path] = []
     parts = [f"# {folder.name}", overview(rows, selected)]
+    pairs, looks = selected.groupby(["dataset", "model"], sort=False), figures.looks(rows)
     for (dataset, model), chosen in pairs:
         steps = rows[(rows["dataset"] == dataset) & (rows["model"] == model)]
-        place = slug(f"{dataset} {model}") if len(pairs) > 1 else ""
-        defended = (chosen["kind"] != "victim").any()
-        made = {metric: metric_table(chosen, metric) for metric in METRICS if defended or metric != "der"}
-        made |= {"cost": cost_table(steps), "reported": reported_table(chosen, known)}
-        drawn = {"scatter": figures.scatter(chosen, looks), "bars": figures.bars(chosen, looks)}
-        if defended: drawn["der"] = figures.der_heatmap(chosen)
-        if (steps["kind"] == "rounds").any(): drawn["curves"] = figures.curves(steps, looks)
+        name = re.sub(r"[^a-z0-9]+", "-", f"{dataset} {model}".lower()).strip("-")
+        place = name if len(pairs) > 1 else ""
         parts.append(f"## {dataset}, {model}")
-        for name, table in made.items():
-            if table is None: continue
-            ...
+        for name, table in build(steps, chosen, published).items():
+            parts += [f"### {METRICS.get(name, name.capitalize())}", table.markdown().strip()]
+            stem = folder / "tables" / place / name
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            for suffix, write in {
+                ".csv": Table.csv,
+                ".md": Table.markdown,
+                ".tex": Table.latex,
+            }.items():
+                written.append(stem.with_suffix(suffix))
+                written[-1].write_text(write(table), encoding="utf-8", newline="\n")
+        for name, figure in figures.draw(steps, chosen, looks).items():
+            written += figures.save(figure, folder / "figures" / place / name)
+            parts.append(f"![{name}]({written[-1].relative_to(folder).as_posix()})")
+    written.append(folder / "report.md")
+    written[-1].write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
     return written

@@ -1,7 +1,7 @@
 """Rows to tables: selection rules, DER, attacks x defenses with averages and ranks, writers.
 
 A row is one scored model with metrics as shares in [0, 1] (columns: `benchmark.report.COLUMNS`);
-`Table` prints what `benchmark.report` puts in. The rules that pick the one row of a run that counts:
+what is printed is in percent. Each of these rules picks the one row of a run that counts:
 
 * `last`: the last round.
 * `fixed:V`: the candidate whose setting equals V (the SAU paper uses 0.4 for ANP).
@@ -14,7 +14,7 @@ A row is one scored model with metrics as shares in [0, 1] (columns: `benchmark.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,28 +27,29 @@ UNDEFENDED = "No Defense"
 METRICS = {"acc": "ACC", "asr": "ASR", "racc": "R-ACC", "der": "DER"}
 STATUSES = ("ok", "diverged", "collapsed", "not applicable")  # of a row
 SOUND, ABSENT = ("ok", "fewer seeds"), ("not applicable", "not run")  # of a cell of a table
-MARKS = {
-    "diverged": "†",
-    "collapsed": "‡",
-    "fewer seeds": "§",
-    "not applicable": "n/a",
-    "not run": "–",
-}
+MARKS = {"diverged": "†", "collapsed": "‡", "fewer seeds": "§"}
+MARKS |= {"not applicable": "n/a", "not run": "-"}
 RULES = r"last|own|oracle|fixed:-?\d*\.?\d+(e-?\d+)?"
 TOLERATED_LOSS = 0.10
 TEX = str.maketrans(
     {c: f"\\{c}" for c in "%&_#${}"}
-    | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$", "–": "--"}
-    | {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "*": "$^*$"}
+    | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$"}
+    | {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "¶": r"$^\P$"}
 )
+
+
+def pipes(lines: Sequence[Iterable[str]], left: int) -> str:
+    """A Markdown table, the header first; the first `left` columns are aligned to the left."""
+    rows = [list(line) for line in lines]
+    rows.insert(1, ["---"] * left + ["---:"] * (len(rows[0]) - left))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 @dataclass(frozen=True)
 class Table:
     """A finished table: `text` is printed, `numbers` goes into the CSV, `notes` are footnotes.
 
-    `ranks` covers some columns of `text` (1 best, 2 second best); the first `left` columns of
-    `text` are labels.
+    `ranks` covers some columns of `text` (1 best, 2 second); its first `left` columns are labels.
     """
 
     caption: str
@@ -71,9 +72,8 @@ class Table:
     def markdown(self) -> str:
         """Caption, pipe table (best bold, second best underlined), notes."""
         cells = self.styled(self.text, "**{}**", "<u>{}</u>")
-        dashes = ["---"] * self.left + ["---:"] * (len(cells.columns) - self.left)
-        lines = ["| " + " | ".join(row) + " |" for row in (cells.columns, dashes, *cells.to_numpy())]
-        return "\n\n".join([self.caption, "\n".join(lines), *self.notes]) + "\n"
+        table = pipes([cells.columns, *cells.to_numpy()], self.left)
+        return "\n\n".join([self.caption, table, *self.notes]) + "\n"
 
     def latex(self) -> str:
         """The same as a `table` float; it needs the package booktabs."""
@@ -104,6 +104,13 @@ def der(
     return np.asarray((gain - loss + 1) / 2, dtype=np.float64)
 
 
+def check(rule: str, name: str) -> None:
+    """Raise a ValueError unless `rule`, given for `name`, is a selection rule."""
+    if not re.fullmatch(RULES, rule):
+        accepted = "last, fixed:V (V a number), own, oracle"
+        raise ValueError(f"{name}: selection rule {rule!r} is unknown; accepted: {accepted}")
+
+
 def choose(run: DataFrame, rule: str, victim: Series) -> Series:
     """The row of one run (its rounds or candidates) that `rule` picks.
 
@@ -115,9 +122,7 @@ def choose(run: DataFrame, rule: str, victim: Series) -> Series:
     first, last = steps.iloc[0], steps.iloc[-1]
     if steps["acc"].isna().all():  # without any score there is nothing to pick from
         return last
-    if not re.fullmatch(RULES, rule):
-        accepted = "last, fixed:V (V a number), own, oracle"
-        raise ValueError(f"{name}: selection rule {rule!r} is unknown; accepted: {accepted}")
+    check(rule, name)
     if rule == "last":
         return last
     if (steps["kind"] != "candidates").any():
@@ -146,12 +151,11 @@ def select(rows: DataFrame, rules: Mapping[str, str]) -> DataFrame:
     `rules` maps a defense's label to the rule that replaces the one in its own `select` column.
 
     Raises:
-        ValueError: as `choose`; rules for a defense without rows; a victim without a row; a row
-            given twice; several jobs under the same labels, which a table would mix.
+        ValueError: as `choose`; an unknown rule; a victim without a row; a row given twice;
+            several jobs under the same labels, which a table would mix.
     """
-    if absent := sorted(set(rules) - set(rows["defense"])):
-        present = ", ".join(rows["defense"].unique())
-        raise ValueError(f"rules name {', '.join(absent)}, the rows have {present}")
+    for defense, rule in rules.items():
+        check(rule, defense)
     victims = rows[rows["kind"] == "victim"].set_index("key")
     if (twice := rows.duplicated(["key", "step"])).any():
         raise ValueError(f"a row given twice: {rows.loc[twice, [*CELL, 'step']].iloc[0].to_dict()}")
@@ -188,8 +192,7 @@ def labels(selected: DataFrame, metric: str) -> tuple[list[str], list[str]]:
 
 
 def statuses(selected: DataFrame) -> DataFrame:
-    """Attacks x defenses: the first status over the seeds that is not "ok", or "fewer seeds" than
-    the table has, or "not run", or "ok"."""
+    """Attacks x defenses: the first status that is not "ok", "fewer seeds", "not run", or "ok"."""
     seeds = selected["seed"].nunique()
 
     def state(cell: Series) -> str:
@@ -226,7 +229,9 @@ def pivot(
     average = cells.loc[kept].mean(skipna=False)
     if statistic == "std":
         runs = scores[scores["attack"].isin(kept)]
-        by_seed = runs.pivot_table("sound", ["defense", "seed"], "attack").mean(axis=1, skipna=False)
+        by_seed = runs.pivot_table("sound", ["defense", "seed"], "attack").mean(
+            axis=1, skipna=False
+        )
         average = by_seed.groupby("defense").std()
     whole = statuses(selected).loc[kept].isin(SOUND).all()
     cells.loc["Average"] = average.where(whole).reindex(defenses)

@@ -31,8 +31,8 @@ class Recipe:
     rate at the start. momentum: of SGD. weight_decay: on all parameters. schedule: stepped once an
     epoch; "cosine" anneals to 0 at `period` epochs (`epochs` when absent), "plateau" divides by 10
     when the mean training loss has not fallen for 10 epochs, "multistep" divides by 10 every
-    `period` epochs (100 when absent). augment: random crop (4 pixels of zero padding), and flip where
-    the data allows it. batch_norm: "frozen" keeps the whole model in evaluation mode, so
+    `period` epochs (100 when absent). augment: random crop (4 pixels of zero padding), and flip
+    where the data allows it. batch_norm: "frozen" keeps the whole model in evaluation mode, so
     that statistics neither change nor come from the batch; affine parameters train either way.
     precision: "bf16" and "tf32" round inside matrix products and convolutions only.
     """
@@ -108,17 +108,19 @@ def fit(
     schedule = recipe.anneal(optimizers[0])
     for epoch in range(1, recipe.epochs + 1):
         total = torch.zeros((), device=data.y.device)
-        with precision(recipe.precision, data.y.device):
-            batches = shuffled(len(data), recipe.batch_size, data.y.device, recipe.drop_last)
-            for rows in batches:
-                model.train(recipe.batch_norm == "train")
-                for optimizer in optimizers:
-                    optimizer.zero_grad()
-                value = loss(model, images(data, rows, recipe.augment), data.y[rows])
-                value.backward()
-                for optimizer in optimizers:
-                    optimizer.step()
-                total += value.detach()
+        batches = shuffled(len(data), recipe.batch_size, data.y.device, recipe.drop_last)
+        for rows in batches:
+            model.train(recipe.batch_norm == "train")
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            x = images(data, rows, recipe.augment)
+            # Entered anew each step: autocast keeps rounded weights until its block ends.
+            with precision(recipe.precision, data.y.device):
+                value = loss(model, x, data.y[rows])
+            value.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            total += value.detach()
         mean = total.item() / len(batches)
         log.info(
             "epoch %d/%d loss %.4f", epoch, recipe.epochs, mean,

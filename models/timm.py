@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from benchmark.data import Dataset
 from benchmark.errors import nearest
@@ -43,14 +43,15 @@ class Timm(Architecture):
         channels, height, width = dataset.shape
         config = timm.get_pretrained_cfg(self.model, allow_unregistered=True)
         fixed = config is not None and config.fixed_input_size
-        size = {"img_size": (height, width)} if fixed else {}
+        size: dict[str, Any] = {"img_size": (height, width)} if fixed else {}
         body = timm.create_model(
             self.model, num_classes=dataset.num_classes, in_chans=channels, **size
         )
-        stages = [info["module"] for info in getattr(body, "feature_info", [])]
+        traits: Any = body  # timm's own attributes are untyped
+        stages = [info["module"] for info in getattr(traits, "feature_info", [])]
         return Classifier(
             body,
-            head=body.default_cfg["classifier"],
+            head=traits.default_cfg["classifier"],
             stages=stages,
             mean=dataset.mean,
             std=dataset.std,

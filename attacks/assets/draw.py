@@ -27,11 +27,13 @@ def draw() -> Image.Image:
         color = (235, 60, 95) if i % 2 else (255, 255, 255)
         left = i * WIDTH / 8
         pen.rectangle(at(left, 0, left + WIDTH / 8, 62), fill=color)
-        pen.pieslice(at(left, 42, left + WIDTH / 8, 82), 0, 180, fill=color, outline=INK, width=line // 2)  # fmt: skip
+        scallop = at(left, 42, left + WIDTH / 8, 82)
+        pen.pieslice(scallop, 0, 180, fill=color, outline=INK, width=line // 2)
     pen.line(at(0, 4, WIDTH, 4), fill=INK, width=line)
     pen.arc(at(216, 168, 306, 268), -110, 110, fill=INK, width=3 * line)
     pen.arc(at(222, 174, 300, 262), -110, 110, fill=(255, 214, 90), width=line)
-    pen.polygon(at(70, 250, 8, 176, 34, 160, 96, 206), fill=(255, 255, 255), outline=INK, width=line)
+    spout = at(70, 250, 8, 176, 34, 160, 96, 206)
+    pen.polygon(spout, fill=(255, 255, 255), outline=INK, width=line)
     pen.ellipse(at(48, 138, 262, 326), fill=(255, 255, 255), outline=INK, width=line)
     pen.ellipse(at(104, 122, 206, 160), fill=(255, 214, 90), outline=INK, width=line)
     pen.ellipse(at(138, 98, 172, 132), fill=(235, 60, 95), outline=INK, width=line)

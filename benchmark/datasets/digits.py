@@ -1,4 +1,4 @@
-"""Handwritten digits bundled with scikit-learn (UCI optical recognition, Alpaydin & Kaynak 1998)."""
+"""Handwritten digits bundled with scikit-learn (Alpaydin & Kaynak, UCI repository, 1998)."""
 
 from __future__ import annotations
 
