@@ -78,11 +78,13 @@ def load(kind: str, key: str) -> type[Plugin]:
     Raises:
         InputError: no such plugin, or the file does not define exactly one.
     """
+    installed = {entry.name: entry for entry in entry_points(group=f"sau_bench.{kind}")}
     if key.endswith(".py"):
         module = _import_file(Path(key))
-    elif any(e.name == key for e in entry_points(group=f"sau_bench.{kind}")):
-        module = next(e for e in entry_points(group=f"sau_bench.{kind}") if e.name == key).load()
-    elif key in keys(kind):
+    elif key in installed:
+        module = installed[key].load()
+    elif key.isidentifier() and importlib.util.find_spec(f"{KINDS[kind]}.{key}"):
+        # Only the file that is asked for: a broken one beside it is nobody else's problem.
         module = importlib.import_module(f"{KINDS[kind]}.{key}")
     else:
         known = keys(kind)

@@ -1,0 +1,256 @@
+"""The contract suite accepts every plugin of the project and rejects a bad plugin for each rule."""
+
+import ast
+import inspect
+import textwrap
+
+import pytest
+
+from benchmark import contract
+from benchmark.plugin import KINDS, keys, load
+
+PLUGINS = [(kind, key) for kind in KINDS for key in keys(kind)]
+
+HEAD = """
+import torch
+from dataclasses import dataclass
+from torch import nn
+from attacks.base import DataPoisoning
+from benchmark.data import Dataset, Images, Task
+from benchmark.train import fit
+from defenses.base import Defense, NotApplicable
+from models.classifier import Architecture, Classifier
+CALLS = []
+"""
+
+ATTACK = """
+@dataclass(frozen=True, kw_only=True)
+class Bad(DataPoisoning):
+    '''An attack.'''
+    name = "Bad"
+    {extra}
+    def trigger(self, x):
+        {body}
+"""
+
+TRAINING = """
+@dataclass(frozen=True, kw_only=True)
+class Bad(DataPoisoning):
+    '''An attack.'''
+    name = "Bad"
+    def trigger(self, x):
+        return 1 - x
+    def __call__(self, model, train, rows, recipe):
+        {body}
+"""
+
+DEFENSE = """
+@dataclass(frozen=True, kw_only=True)
+class Bad(Defense):
+    '''A defense.'''
+    name = "Bad"
+    {extra}
+    def __call__(self, model, data):
+        {body}
+"""
+
+MODEL = """
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.linear = nn.Linear(48, classes)
+        self.spare = nn.Linear(48, 10)
+    def forward(self, x):
+        {forward}
+
+@dataclass(frozen=True, kw_only=True)
+class Bad(Architecture):
+    '''A model.'''
+    name = "Bad"
+    def __call__(self, dataset):
+        {body}
+"""
+
+DATASET = """
+@dataclass(frozen=True, kw_only=True)
+class Bad(Dataset):
+    '''A dataset.'''
+    name = "Bad"
+    num_classes, shape, mean, std, flips = 2, (1, 4, 4), (0.0,), (0.0,), False
+    def __call__(self, root):
+        x, y = torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+        {body}
+"""
+
+LOOSE = """
+class Loose(Classifier):
+    def __deepcopy__(self, memo):
+        return Loose(Net(10), head="linear", stages=[], mean=(0.,) * 3, std=(1.,) * 3)
+"""
+
+BUILD = (
+    "return Classifier(Net(10), head='linear', stages=['pool'], mean=dataset.mean, std=dataset.std)"
+)
+LINEAR = "return self.linear(self.pool(x).flatten(1))"
+TRAIN = "yield from fit(model, train, recipe)"
+STORE = "Task(Images(x, y), Images(x, y))"
+
+
+def attack(body: str, extra: str = "") -> str:
+    return ATTACK.format(body=body, extra=extra)
+
+
+def defense(body: str, extra: str = "") -> str:
+    return DEFENSE.format(body=body, extra=extra)
+
+
+def model(body: str = BUILD, forward: str = LINEAR) -> str:
+    return MODEL.format(body=body, forward=forward)
+
+
+BAD = {
+    "every field is documented": ("attacks", attack("return 1 - x", "mystery: int = 1")),
+    "defaults and smoke values are valid fields": (
+        "attacks",
+        attack("return 1 - x", "smoke = {'ratio': 3}"),
+    ),
+    "a plugin survives pickling": (
+        "attacks",
+        attack("return 1 - x", "def __eq__(self, other): return self is other"),
+    ),
+    "a plugin is a value": (
+        "attacks",
+        attack("return 1 - x", "def __hash__(self): return id(self)"),
+    ),
+    "no path enters the key": (
+        "attacks",
+        attack(
+            "return 1 - x",
+            "def canonical(self): import benchmark; return {'file': benchmark.__file__}",
+        ),
+    ),
+    "a plugin imports no other plugin": (
+        "attacks",
+        "from attacks.badnets import BadNets\n" + attack("return 1 - x"),
+    ),
+    "an attack yields the model": ("attacks", TRAINING.format(body="yield 3; return self.trigger")),
+    "an attack returns its trigger": ("attacks", TRAINING.format(body=TRAIN)),
+    "an attack leaves its data untouched": (
+        "attacks",
+        TRAINING.format(body=f"train.x[rows] = 0; {TRAIN}; return self.trigger"),
+    ),
+    "a trigger leaves its input untouched": ("attacks", attack("return x.mul_(0.5)")),
+    "a trigger keeps the shape": ("attacks", attack("return x[:, :1]")),
+    "a trigger stays in [0, 1]": ("attacks", attack("return x + 0.5")),
+    "a trigger is deterministic": ("attacks", attack("return torch.rand_like(x)")),
+    "a trigger changes images": ("attacks", attack("return x")),
+    "a trigger treats each image on its own": (
+        "attacks",
+        attack("return (x + x.mean(0, keepdim=True)) / 2"),
+    ),
+    "an attack is repeatable": (
+        "attacks",
+        TRAINING.format(
+            body=f"{TRAIN}; CALLS.append(1); c = len(CALLS); return lambda x: x / (c + 1)"
+        ),
+    ),
+    "labels are classes": (
+        "attacks",
+        attack("return 1 - x", "def relabel(self, y, num_classes): return y + num_classes"),
+    ),
+    "candidates are pairs of a setting and a model": (
+        "defenses",
+        defense("yield model", "yields = 'candidates'"),
+    ),
+    "rounds are models": ("defenses", defense("yield (0.5, model)")),
+    "a defense leaves its data untouched": ("defenses", defense("data.y.zero_(); yield model")),
+    "a defense applies to a network with batch norm": (
+        "defenses",
+        defense("raise NotApplicable('never'); yield"),
+    ),
+    "a defense leaves global state alone": (
+        "defenses",
+        defense("torch.set_num_threads(torch.get_num_threads() + 1); yield model"),
+    ),
+    "a defense yields at least one model": ("defenses", defense("yield from ()")),
+    "a defended model is a classifier": (
+        "defenses",
+        defense("yield nn.Sequential(model, nn.Linear(10, 3))"),
+    ),
+    "a defended model gives finite logits": (
+        "defenses",
+        defense("model.head.weight.data.fill_(float('nan')); yield model"),
+    ),
+    "a defense is repeatable": (
+        "defenses",
+        defense("CALLS.append(1); model.head.weight.data.mul_(len(CALLS)); yield model"),
+    ),
+    "a model is drawn from torch's generator": (
+        "models",
+        model(f"torch.seed(); {BUILD}"),
+    ),
+    "a model gives one logit for each class": (
+        "models",
+        model(BUILD.replace("Net(10)", "Net(9)")),
+    ),
+    "a model normalises": ("models", model(BUILD.replace("dataset.mean", "(0., 0., 0.)"))),
+    "features and logits come from one pass": (
+        "models",
+        model(forward=f"CALLS.append(1); x = x * len(CALLS); {LINEAR}"),
+    ),
+    "the head is the last layer": (
+        "models",
+        model(
+            BUILD.replace("'linear'", "'spare'"),
+            "x = self.pool(x).flatten(1); return self.linear(x) + self.spare(x)",
+        ),
+    ),
+    "a model can be copied": ("models", LOOSE + model(BUILD.replace("Classifier", "Loose"))),
+    "a missing dataset names the command that makes it": (
+        "datasets",
+        "from benchmark.errors import InputError\n"
+        + DATASET.format(body="raise InputError('not there')"),
+    ),
+    "images are uint8 tensors of the declared shape": (
+        "datasets",
+        DATASET.format(body=f"x = x.float(); return {STORE}"),
+    ),
+    "labels are int64 and every class occurs": (
+        "datasets",
+        DATASET.format(body=f"y = y * 0; return {STORE}"),
+    ),
+    "splits say whether they may be flipped": (
+        "datasets",
+        DATASET.format(body="return Task(Images(x, y, True), Images(x, y, True))"),
+    ),
+    "mean and std describe the training images": (
+        "datasets",
+        DATASET.format(body=f"x = x + 200; return {STORE}"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "key"), PLUGINS, ids=[f"{k}/{n}" for k, n in PLUGINS])
+def test_every_plugin_keeps_its_contract(kind, key):
+    contract.check(kind, load(kind, key))
+
+
+@pytest.mark.parametrize("rule", BAD)
+def test_a_bad_plugin_is_rejected(rule, tmp_path):
+    kind, source = BAD[rule]
+    file = tmp_path / "bad.py"
+    file.write_text(textwrap.dedent(HEAD) + source)
+    with pytest.raises(contract.BrokenRule) as broken:
+        contract.check(kind, load(kind, str(file)))
+    assert broken.value.rule == rule
+
+
+def test_every_rule_has_its_bad_plugin():
+    rules = set()
+    for node in ast.walk(ast.parse(inspect.getsource(contract))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            position = {"_require": 1, "BrokenRule": 0}.get(node.func.id)
+            if position is not None and isinstance(node.args[position], ast.Constant):
+                rules.add(node.args[position].value)
+    assert rules == set(BAD)
