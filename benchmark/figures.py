@@ -72,7 +72,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
         path = stem.with_name(stem.name + suffix)
-        figure.savefig(path, dpi=200, metadata=metadata)
+        figure.savefig(path, dpi=150, metadata=metadata)
         written.append(path)
     return written
 
@@ -109,7 +109,7 @@ def scatter(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
             point = acc.at[attack, defense], asr.at[attack, defense]
             axis.plot(*point, look.marker, color=look.colour, mfc=face, ms=6, mew=0.8, alpha=0.85)
         axis.margins(x=0.15)
-        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
         axis.set(title=title, xlabel="ACC (%)", ylim=(-8, 108))
     for axis in axes[:, 0]:
         axis.set_ylabel("ASR (%)")
@@ -172,9 +172,9 @@ def curves(rows: DataFrame, looks: Mapping[str, Look]) -> Figure:
                 line, (colour, marker) = line.sort_index(), looks[defense]
                 axis.plot(line["mean"], color=colour, marker=marker, markevery=[-1], lw=1.2)
                 axis.fill_between(line.index, line["min"], line["max"], color=colour, alpha=0.2)
-            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=(1, 2, 5, 10)))
         axes[0, column].set_title(title)
-        axes[0, column].yaxis.set_major_locator(MaxNLocator(4))
+        axes[0, column].yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
         axes[1, column].set(xlabel="Round", ylim=(-8, 108), yticks=(0, 50, 100))
     axes[0, 0].set_ylabel("ACC (%)")
     axes[1, 0].set_ylabel("ASR (%)")
@@ -221,7 +221,7 @@ def bars(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
 def draw(rows: DataFrame, selected: DataFrame, looks: Mapping[str, Look]) -> dict[str, Figure]:
     """Every figure of one (dataset, model) pair that its rows allow, by file name."""
     made = {"scatter": scatter(selected, looks), "bars": bars(selected, looks)}
-    if (selected["kind"] != "victim").any():
+    if selected["der"].notna().any():
         made["der"] = der_heatmap(selected)
     if (rows["kind"] == "rounds").any():
         made["curves"] = curves(rows, looks)

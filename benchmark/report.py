@@ -135,13 +135,8 @@ def cost_table(rows: DataFrame) -> Table | None:
     if last.empty:
         return None
     groups = last.groupby("defense", sort=False)
-    numbers = DataFrame(
-        {
-            "Runs": groups.size(),
-            "Seconds": groups["seconds"].mean(),
-            "Peak MiB": groups["peak"].max(),
-        }
-    )
+    numbers = DataFrame({"Runs": groups.size(), "Seconds": groups["seconds"].mean()})
+    numbers["Peak MiB"] = groups["peak"].max()
     numbers = numbers.rename_axis("Defense").reset_index()
     text = numbers.astype({"Runs": str}).map(lambda v: v if isinstance(v, str) else f"{v:.2f}")
     what = "Cost of one run: mean seconds, largest peak memory in MiB, scoring excluded"
@@ -161,13 +156,14 @@ def reported_table(selected: DataFrame, published: Path) -> Table | None:
         return None
     dataset, model = selected[["dataset", "model"]].iloc[0]
     network = model.split(" (")[0]
-    here = "source in @SOURCES and dataset == @dataset and architecture == @network"
-    known = pd.read_csv(published).query(here)
+    known = pd.read_csv(published)
+    here = known["dataset"].eq(dataset) & known["architecture"].eq(network)
+    known = known[here & known["source"].isin(SOURCES)]
     known = known.sort_values("source", key=lambda source: source.map(SOURCES.index))
     ratios, found = known["poison_ratio"].str.rstrip("%").astype(float) / 100, {}
     for names, runs in selected.groupby(["attack", "defense"], sort=False):
         near = (ratios / runs["poison_ratio"].mean() - 1).abs() <= 0.1
-        hits = known[near & (known[["attack", "defense"]] == names).all(axis=1)]
+        hits = known[near & (known[["attack", "defense"]] == list(names)).all(axis=1)]
         if len(hits):
             found[names] = hits.iloc[0]
     if not found:
@@ -178,7 +174,7 @@ def reported_table(selected: DataFrame, published: Path) -> Table | None:
         name, other = METRICS[metric], f"{METRICS[metric]} published"
         ours = 100 * tables.pivot(selected, metric).stack()
         numbers[name], numbers[other] = ours.reindex(theirs.index), theirs[metric].astype(float)
-        text[name] = cells(selected, metric).stack().reindex(theirs.index).fillna("-")
+        text[name] = cells(selected, metric).stack().astype(str).reindex(theirs.index).fillna("-")
         text[other] = [f"{v:.2f}".replace("nan", "-") for v in numbers[other]]
     numbers["Source"] = text["Source"] = theirs["source"] + " " + theirs["table"]
     what = "Measured beside published, in percent"

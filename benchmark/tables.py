@@ -132,7 +132,7 @@ def choose(run: DataFrame, rule: str, victim: Series) -> Series:
         kept = steps[steps["own_acc"] >= floor - 1e-9]
         return first if kept.empty else kept.loc[kept["value"].idxmax()]
     if rule == "oracle":
-        close = (steps["acc"] - victim["acc"]).abs() < TOLERATED_LOSS * victim["acc"]
+        close = (steps["acc"] - victim["acc"]).abs() < TOLERATED_LOSS * victim["acc"] - 1e-9
         better = steps[close & (steps["asr"] < victim["asr"])]
         if better.empty:
             scores = victim[["acc", "asr", "racc", "status"]]
@@ -182,8 +182,7 @@ def select(rows: DataFrame, rules: Mapping[str, str]) -> DataFrame:
 def labels(selected: DataFrame, metric: str) -> tuple[list[str], list[str]]:
     """Attacks and defenses of one (dataset, model) pair in order of appearance, undefended first.
 
-    Raises:
-        ValueError: `selected` covers several pairs.
+    Raises a ValueError if `selected` covers several pairs.
     """
     if len(pairs := selected[["dataset", "model"]].drop_duplicates()) > 1:
         raise ValueError(f"one table for several pairs: {pairs.to_dict('records')}")
@@ -223,7 +222,8 @@ def pivot(
     sound = (selected["status"] == "ok") & (selected["victim_status"] == "ok")
     scores = selected.assign(score=selected[metric], sound=selected[metric].where(sound))
     by_cell = scores.groupby(["attack", "defense"])
-    cells = by_cell["sound"].agg(statistic).fillna(by_cell["score"].agg(statistic)).unstack()
+    every, some = by_cell["score"].agg(statistic), by_cell["sound"].count() > 0
+    cells = by_cell["sound"].agg(statistic).where(some, every).unstack()
     cells = cells.reindex(index=attacks, columns=defenses)
     kept = counted(selected)
     average = cells.loc[kept].mean(skipna=False)
