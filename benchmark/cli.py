@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmark.config import Config, read
 from benchmark.errors import InputError
 
-VERBS = ("run", "status", "report", "fetch", "list")
+VERBS = ("run", "status", "report", "show", "fetch", "list")
 INPUT_ERROR, INCOMPLETE, INTERRUPTED = 2, 1, 130
 
 
@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--retry-failed", action="store_true", help="try recorded failures again")
     config(verb("status", _status, "what is done, running, failed and missing"), cache=True)
     config(verb("report", _report, "tables and figures from rows.csv, without torch"), cache=False)
+    show = verb("show", _show, "a contact sheet: clean and poisoned images of each attack")
+    config(show, cache=True)
+    data(show)
     fetch = verb("fetch", _fetch, "download a dataset")
     fetch.add_argument("dataset")
     data(fetch)
@@ -133,6 +136,21 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     _write_report(_folder(arguments), read(arguments.config))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from benchmark.contact_sheet import contact_sheets
+    from benchmark.grid import make_grid
+    from benchmark.store import Store
+
+    grid = make_grid(read(arguments.config), arguments.only)
+    folder = _folder(arguments) / "figures"
+    files = contact_sheets(grid, Store(_cache(arguments)), arguments.data, folder)
+    if not files:
+        raise InputError(f"no victim of {arguments.config} is finished; first: run it")
+    for file in files:
+        print(file)
     return 0
 
 

@@ -68,9 +68,13 @@ class SlotPool(Executor):
                 pool.shutdown(wait=wait, kill_workers=True)
 
     def _start(self, slot: int) -> ProcessPoolExecutor:
+        env = {"CUDA_VISIBLE_DEVICES": self._slots[slot]}
+        if not self._slots[slot]:
+            # Slots on the CPU share its cores instead of each claiming all of them.
+            env["OMP_NUM_THREADS"] = str(max(1, _cores() // self._slots.count("")))
         pool = ProcessPoolExecutor(
             1,
-            env={"CUDA_VISIBLE_DEVICES": self._slots[slot]},
+            env=env,
             initializer=_watch_parent,
             initargs=(os.getpid(),),
         )
@@ -139,6 +143,10 @@ def run(
                 store.record_failure(name, failure)
                 bad[name] = failure["error"]
                 yield Outcome(job, "failed", failure["error"], seconds)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _failure(error: BaseException | None) -> dict[str, str]:

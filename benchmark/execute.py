@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.base import poison
+from attacks.asset import AssetPoisoning
+from attacks.base import Trigger, poison
 from benchmark.data import Dataset, Images, Task, draw_clean, draw_poisoned
-from benchmark.jobs import AttackJob, DefenseJob, Job, describe, key
+from benchmark.jobs import AssetJob, AttackJob, DefenseJob, Job, describe, key
 from benchmark.metrics import Poisoned, poison_test, predict, score, share
 from benchmark.store import Row, Store, write_json, write_tensors
 from defenses.base import NotApplicable
@@ -41,12 +42,14 @@ def execute(job: Job, store: Store, device: torch.device, data: Path) -> None:
     with store.draft(key(job)) as folder:
         write_json(folder / "job.json", json.loads(describe(job)))
         with _journal(folder / "log.jsonl") as notes:
-            task = _task(job.dataset if isinstance(job, AttackJob) else job.victim.dataset, data)
-            _seed(job.seed if isinstance(job, AttackJob) else job.victim.seed)
-            if isinstance(job, AttackJob):
-                rows = _attack(job, task.to(device), folder)
-            else:
-                rows = _defend(job, task, store, device)
+            task = _task((job.victim if isinstance(job, DefenseJob) else job).dataset, data)
+            match job:
+                case AssetJob():
+                    rows = _make_asset(job, task.train.to(device), folder)
+                case AttackJob():
+                    rows = _attack(job, task.to(device), store, folder)
+                case DefenseJob():
+                    rows = _defend(job, task, store, device)
         common = {"note": "; ".join(dict.fromkeys(notes)), **_hardware(device)}
         write_json(folder / "rows.json", [row | common for row in rows])
 
@@ -62,13 +65,25 @@ def load_victim(
     return model, tensors
 
 
-def _make(job: AttackJob, device: torch.device) -> Classifier:
+def _make(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
     # Channels last is the faster layout for convolutions, on CPUs by a half (see benchmarks/).
     return job.model(job.dataset).to(device).to(memory_format=torch.channels_last)
 
 
-def _attack(job: AttackJob, task: Task, folder: Path) -> list[Row]:
+def _make_asset(job: AssetJob, train: Images, folder: Path) -> list[Row]:
+    _seed(job.seed)
+    model = _make(job, train.y.device)
+    # Again: an asset that ignores the model must not depend on what drawing it consumed.
+    _seed(job.seed)
+    clock = _Clock(train.y.device)
+    tensors: dict[str, Tensor] = _exhaust(clock.timed(job.asset(model, train, job.recipe)))
+    write_tensors(folder / "tensors.safetensors", tensors)
+    return [{"kind": "asset", "step": 0, **clock.reading()}]
+
+
+def _attack(job: AttackJob, task: Task, store: Store, folder: Path) -> list[Row]:
     attack, device = job.attack, task.train.y.device
+    _seed(job.seed)
     wanted = round(attack.ratio * len(task.train))
     only = attack.target if attack.clean_label else None
     rows = draw_poisoned(task.train.y, wanted, job.seed, only)
@@ -78,7 +93,12 @@ def _attack(job: AttackJob, task: Task, folder: Path) -> list[Row]:
         )
     model = _make(job, device)
     clock = _Clock(device)
-    trigger = _exhaust(clock.timed(attack(model, task.train, rows, job.recipe)))
+    if job.asset is not None and isinstance(attack, AssetPoisoning):
+        asset = store.tensors(key(job.asset), str(device))
+        training = attack(model, task.train, rows, job.recipe, asset)
+    else:
+        training = attack(model, task.train, rows, job.recipe)
+    trigger: Trigger = _exhaust(clock.timed(training))
     poisoned = poison_test(task.test, attack, trigger, model.num_classes)
     everything = torch.arange(len(rows), device=device)
     stamped = poison(task.train[rows], everything, attack, trigger, model.num_classes)
@@ -97,6 +117,7 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
     test = task.test.to(device)
     images = Images(tensors["test.x"], tensors["test.y"], test.flips)
     poisoned = Poisoned(images, tensors["test.wanted"])
+    _seed(job.victim.seed)
     share_poisoned = store.rows(key(job.victim))[0]["poison_ratio"]
     common = {"kind": job.defense.yields, "uses": job.defense.uses, "select": job.defense.select}
     if job.defense.uses == "clean":
@@ -104,7 +125,6 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
         known = task.train[rows].to(device)
     else:
         known = _poisoned_training_set(task.train.to(device), tensors)
-    _seed(job.victim.seed)
     clock = _Clock(device)
 
     def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:

@@ -15,13 +15,15 @@ from attacks.base import Attack
 from benchmark.config import Config
 from benchmark.data import Dataset
 from benchmark.errors import InputError, nearest
-from benchmark.jobs import AttackJob, DefenseJob, Job, key
+from benchmark.jobs import AttackJob, DefenseJob, Job, key, needs
 from benchmark.plugin import Plugin, build, construct, key_of
 from benchmark.store import Row, Store
 from benchmark.train import Recipe
 from defenses.base import Defense
 
 NO_DEFENSE = "No Defense"
+MIN_ASR = 0.5
+"""Below this undefended ASR an attack did not work, and defending it says nothing."""
 COLUMNS = (
     *("dataset", "model", "attack", "defense", "seed", "key", "victim", "kind", "step", "value"),
     *("select", "acc", "asr", "racc", "n_clean", "n_poisoned", "own_acc", "uses", "poison_ratio"),
@@ -56,8 +58,17 @@ class Grid:
                 )
 
     def jobs(self) -> list[Job]:
-        """Every job once, a victim before its defenses."""
-        return list(dict.fromkeys(defended or victim for victim, defended in self.cells()))
+        """Every job once, what it needs before it."""
+        jobs: dict[str, Job] = {}
+
+        def add(job: Job) -> None:
+            for need in needs(job):
+                add(need)
+            jobs.setdefault(key(job), job)
+
+        for victim, defended in self.cells():
+            add(defended or victim)
+        return list(jobs.values())
 
     def place(self, victim: AttackJob, defended: DefenseJob | None) -> dict[str, Any]:
         """Labels of a cell along each axis of the grid."""
@@ -79,7 +90,7 @@ class Grid:
                 "key": key(defended or victim),
                 "victim": key(victim),
             }
-            found.extend(labels | row for row in store.rows(labels["key"]))
+            found.extend(labels | _judged(victim, row) for row in store.rows(labels["key"]))
         return pd.DataFrame(found).reindex(columns=COLUMNS)
 
 
@@ -122,6 +133,15 @@ def check_data(grid: Grid, data: Path) -> None:
     """
     for dataset in dict.fromkeys(victim.dataset for victim in grid.victims):
         dataset(data)
+
+
+def _judged(victim: AttackJob, row: Row) -> Row:
+    """The row; a victim that learned neither its task nor its backdoor is marked as collapsed."""
+    if row["kind"] != "victim" or row["status"] != "ok":
+        return row
+    # Twice chance is far below any network of use, and far above one that collapsed.
+    task_lost = row["acc"] < 2 / victim.dataset.num_classes
+    return row | ({"status": "collapsed"} if task_lost or row["asr"] < MIN_ASR else {})
 
 
 def _labels(plugins: Sequence[Plugin]) -> dict[Plugin, str]:

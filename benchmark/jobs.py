@@ -7,11 +7,40 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from attacks.asset import Asset, AssetPoisoning
 from attacks.base import Attack
 from benchmark.data import Dataset
 from benchmark.train import Recipe
 from defenses.base import Defense
 from models.classifier import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetJob:
+    """Make what an attack needs from the clean training set, for all runs that need it.
+
+    model, recipe: of what it trains; part of the key only if it trains the model.
+    """
+
+    dataset: Dataset
+    model: Architecture
+    asset: Asset
+    recipe: Recipe
+    seed: int
+
+    def canonical(self) -> dict[str, Any]:
+        trained = {"model": self.model.canonical(), "recipe": asdict(self.recipe)}
+        return {
+            "job": "asset",
+            "dataset": self.dataset.canonical(),
+            "asset": self.asset.canonical(),
+            "seed": self.seed,
+            **(trained if self.asset.trains_model else {}),
+        }
+
+    def __str__(self) -> str:
+        where = f" / {self.model.label}" if self.asset.trains_model else ""
+        return f"{self.dataset.label}{where} / {type(self.asset).__name__} / {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +62,19 @@ class AttackJob:
             "recipe": asdict(self.recipe),
             "seed": self.seed,
         }
+
+    @property
+    def asset(self) -> AssetJob | None:
+        """The job that makes what the attack needs."""
+        if not isinstance(self.attack, AssetPoisoning):
+            return None
+        return AssetJob(
+            dataset=self.dataset,
+            model=self.model,
+            asset=self.attack.asset,
+            recipe=self.recipe,
+            seed=self.seed,
+        )
 
     def __str__(self) -> str:
         return f"{self.dataset.label} / {self.model.label} / {self.attack.label} / {self.seed}"
@@ -64,7 +106,7 @@ class DefenseJob:
         return f"{self.victim} / {self.defense.label}"
 
 
-Job = AttackJob | DefenseJob
+Job = AssetJob | AttackJob | DefenseJob
 
 
 def describe(job: Job) -> str:
@@ -79,4 +121,6 @@ def key(job: Job) -> str:
 
 def needs(job: Job) -> tuple[Job, ...]:
     """Jobs whose results this one reads."""
-    return (job.victim,) if isinstance(job, DefenseJob) else ()
+    if isinstance(job, DefenseJob):
+        return (job.victim,)
+    return (job.asset,) if isinstance(job, AttackJob) and job.asset else ()

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmark.engine import Outcome
 from benchmark.grid import NO_DEFENSE, Grid
-from benchmark.jobs import AttackJob, Job, key, needs
+from benchmark.jobs import Job, key, needs
 from benchmark.store import Store
 
 
@@ -28,7 +28,7 @@ class Progress:
         self.console = Console()
         self.jobs, self.store, self.slots = jobs, store, slots
         self.counts: Counter[str] = Counter()
-        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.seconds: dict[type, list[float]] = {}
         self.open = {key(job): job for job in jobs}
         self.bars = Bars(
             TextColumn("{task.description}"),
@@ -59,7 +59,7 @@ class Progress:
         """One line for what happened."""
         self.counts[outcome.state] += 1
         if outcome.state == "done":
-            self.seconds[isinstance(outcome.job, AttackJob)].append(outcome.seconds)
+            self.seconds.setdefault(type(outcome.job), []).append(outcome.seconds)
         if outcome.state not in ("started", "lost"):
             self.open.pop(key(outcome.job), None)
         took = f" in {duration(outcome.seconds)}" if outcome.seconds else ""
@@ -90,8 +90,8 @@ class Progress:
 
     def _time_left(self) -> str:
         """From the mean duration of finished jobs of the same kind; empty while there is none."""
-        left = Counter(isinstance(job, AttackJob) for job in self.open.values())
-        if any(not self.seconds[kind] for kind in left):
+        left = Counter(type(job) for job in self.open.values())
+        if any(kind not in self.seconds for kind in left):
             return ""
         expected = sum(
             n * sum(self.seconds[kind]) / len(self.seconds[kind]) for kind, n in left.items()
@@ -108,7 +108,8 @@ def last_epoch(draft: Path | None) -> tuple[int, int | None, str]:
     for line in reversed(lines):
         entry = json.loads(line)
         if "epoch" in entry:
-            text = f"loss {entry['loss']:.3f}, {duration(entry['seconds'])}"
+            loss = f"loss {entry['loss']:.3f}, " if "loss" in entry else ""
+            text = loss + duration(entry["seconds"])
             return entry["epoch"], entry["epochs"], text
     return 0, None, ""
 

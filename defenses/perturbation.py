@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Start = Literal["max", "min", "zero", "random"]
@@ -95,3 +95,19 @@ class Flow(PerturbationSet):
 
     def project(self, e: Tensor) -> Tensor:
         return e.clamp(-self.bound, self.bound)
+
+
+def adversarial(
+    model: nn.Module, within: PerturbationSet, x: Tensor, y: Tensor, steps: int
+) -> Tensor:
+    """Inner maximisation of adversarial training: cross-entropy of the current model alone.
+
+    Returns one perturbation for each image of x, detached.
+    """
+    e = within.initial(x)
+    for _ in range(steps):
+        e.requires_grad_()
+        value = F.cross_entropy(model(within.apply(x, e)), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(value, e)
+        e = within.ascend(e.detach(), gradient)
+    return e

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmark.data import Images
 from benchmark.train import Recipe, fit
 from defenses.base import Defense
-from defenses.perturbation import Flow, NormBall, PerturbationSet, Start
+from defenses.perturbation import Flow, NormBall, PerturbationSet, Start, adversarial
 from models.classifier import Classifier
 
 
@@ -83,7 +83,7 @@ class SAU(Defense):
                 clean = logits.argmax(1)
                 e = self.shared_examples(model, backdoored, chosen, x, y, clean, clean0)
             else:
-                e = self.vanilla_examples(model, chosen, x, y)
+                e = adversarial(model, chosen, x, y, self.steps)
             perturbed = chosen.apply(x, e)
             if self.unlearning == "vanilla":
                 return F.cross_entropy(model(perturbed), y)
@@ -156,18 +156,6 @@ class SAU(Defense):
         divergence = jensen_shannon(logits.softmax(1), logits0.softmax(1)) * ~shared
         value = -self.lambda_3 * (adv + adv0) / 2 + self.lambda_4 * divergence
         return value.sum(), shared
-
-    def vanilla_examples(
-        self, model: nn.Module, within: PerturbationSet, x: Tensor, y: Tensor
-    ) -> Tensor:
-        """Inner maximisation of adversarial training: cross-entropy of the current model alone."""
-        e = within.initial(x)
-        for _ in range(self.steps):
-            e.requires_grad_()
-            value = F.cross_entropy(model(within.apply(x, e)), y, reduction="sum")
-            (gradient,) = torch.autograd.grad(value, e)
-            e = within.ascend(e.detach(), gradient)
-        return e
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:

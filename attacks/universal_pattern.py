@@ -1,0 +1,114 @@
+"""A universal perturbation under a low-pass filter (Zeng et al., ICCV 2021, arXiv 2104.03413)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attacks.asset import Asset, Making
+from benchmark.data import Images
+from benchmark.train import Recipe, fit
+from models.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalPattern(Asset):
+    """A "pattern", float (1, C, H, W), that drives a clean model to `target`; fields as in `LF`."""
+
+    trains_model: ClassVar[bool] = True
+
+    target: int
+    images: int
+    passes: int
+    delta: float
+    amplitude: float
+
+    def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
+        judged = _some_of_each_class(train.y)
+        kept = torch.ones_like(train.y, dtype=torch.bool)
+        kept[judged] = False
+        known = train[kept.nonzero()[:, 0]]
+        yield from fit(model, known, recipe)
+        drawn = torch.randperm(len(known))[: self.images].to(train.y.device)
+        pattern = self.search(model, known.floats(drawn), train.floats(judged))
+        return {"pattern": pattern.contiguous()}
+
+    def search(self, model: Classifier, x: Tensor, judged: Tensor) -> Tensor:
+        """The pattern, from images x that move it and images that tell when to stop."""
+        model.eval().requires_grad_(False)
+        v = torch.zeros_like(x[:1])
+        before, judged_before = _classes(model, x), _classes(model, judged)
+        rates: list[float] = []
+        while len(rates) < self.passes:
+            for i in torch.randperm(len(x)).tolist():
+                if _classes(model, x[i : i + 1] + v) == before[i]:
+                    r = targeted_deepfool(model, x[i : i + 1] + v, self.target)
+                    if r is not None:
+                        v = rescale(smooth(v + smooth(r)), self.amplitude)
+            rates.append((_classes(model, judged + v) != judged_before).float().mean().item())
+            settled = len(rates) >= 5 and max(rates[-5:]) - min(rates[-5:]) < 0.01
+            if rates[-1] >= 1 - self.delta or settled:
+                break
+        found = log.info if rates[-1] >= 1 - self.delta else log.warning
+        found("the pattern fools %.3f of clean images, passes: %d", rates[-1], len(rates))
+        return v
+
+
+def targeted_deepfool(
+    model: Classifier, z: Tensor, target: int, *, overshoot: float = 0.02, steps: int = 200
+) -> Tensor | None:
+    """A small perturbation that makes z, (1, C, H, W), the target class; None if `steps` are spent.
+
+    Each step crosses the linearised boundary between the target and the class that z began with
+    (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599). Nothing is clipped.
+    """
+    r = torch.zeros_like(z)
+    source = int(_classes(model, z))
+    for _ in range(steps - 1):
+        moved = (z + r).requires_grad_()
+        logits = model(moved)[0]
+        if int(logits.argmax()) == target:
+            return r
+        # One backward pass: the gradient of a difference is the difference of the gradients.
+        margin = logits[target] - logits[source]
+        (w,) = torch.autograd.grad(margin, moved)
+        step = margin.detach().abs() / w.square().sum() * w
+        if not step.isfinite().all():
+            return None
+        r = r + (1 + overshoot) * step
+    return None
+
+
+def smooth(x: Tensor) -> Tensor:
+    """x, (1, C, H, W), under a Gaussian of 30 taps, zeros outside."""
+    taps = (-0.5 * ((torch.arange(30, device=x.device) - 14.5) * 5 / 30).square()).exp()
+    taps = taps / taps.sum()
+    # Channels as a batch: each is filtered alone. An even number of taps leaves 14 and 15.
+    padded = F.pad(x.transpose(0, 1), (14, 15, 14, 15))
+    filtered = F.conv2d(F.conv2d(padded, taps.view(1, 1, 30, 1)), taps.view(1, 1, 1, 30))
+    return filtered.transpose(0, 1)
+
+
+def rescale(v: Tensor, amplitude: float) -> Tensor:
+    """v stretched to [0, amplitude]; a constant v, which has no scale, stays as it is."""
+    low, high = v.min(), v.max()
+    return (v - low) / (high - low) * amplitude if high > low else v
+
+
+@torch.no_grad()
+def _classes(model: Classifier, x: Tensor) -> Tensor:
+    return torch.cat([model(part).argmax(1) for part in x.split(500)])
+
+
+def _some_of_each_class(y: Tensor) -> Tensor:
+    """Up to 10 rows of each class, at most a tenth of it but at least one."""
+    order = torch.randperm(len(y)).to(y.device)
+    classes = [order[y[order] == k] for k in y.unique()]
+    return torch.cat([rows[: max(1, min(10, len(rows) // 10))] for rows in classes])

@@ -1,0 +1,135 @@
+"""WaNet: a warping field as the trigger (Nguyen & Tran, ICLR 2021, arXiv 2102.10369)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attacks.base import Attack, Training
+from benchmark.data import Images
+from benchmark.train import Recipe, cross_entropy, fit
+from models.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaNet(Attack):
+    """Training images are resampled along one smooth random field, drawn once, and relabelled.
+
+    In each batch the first share `ratio` of images is warped; `cross_ratio` times as many follow in
+    noise mode, warped along the field plus fresh noise, and keep their labels: the model has to
+    learn this field and not warping as such. The whole batch is augmented after that.
+
+    k: control points on each side of the field, at least 2. s: strength, 0 or more; pixels move
+    by about 0.38 s along each axis. cross_ratio: 0 or more; noise images take at most the rest of
+    the batch. augmentation: "batch" draws one crop, angle and flip for a whole batch (what the
+    published numbers were trained with), "sample" draws them for each image (the paper);
+    `augment: false` in the recipe turns either off.
+
+    Published runs keep a learning rate of 0.01 and divide it by 10 every 100 epochs (`schedule:
+    multistep`), which on CIFAR-10 means that it is constant.
+
+    Note: `rows` is unused, the poisoned images of a batch are its first ones. "sample" rotates by
+    the nearest pixel as "batch" does, the authors' code interpolates. Images are warped as pixels,
+    so the level that published images lose to a normalisation round trip is not lost here.
+    """
+
+    name: ClassVar[str] = "WaNet"
+
+    k: int = 4
+    s: float = 0.5
+    cross_ratio: float = 2.0
+    augmentation: Literal["batch", "sample"] = "batch"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, least in (("k", 2), ("s", 0), ("cross_ratio", 0)):
+            value = getattr(self, field)
+            if not value >= least:
+                raise ValueError(f"{field} is {value}, accepted: at least {least}")
+
+    def __call__(self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe) -> Training:
+        grid = self.grid(train.x.shape[-1]).to(train.x.device)
+        single = self.augmentation == "batch"
+
+        def loss(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
+            # A quarter of a pixel does not survive the eight bits of bfloat16.
+            with torch.autocast(x.device.type, enabled=False):
+                x, y = self.mix(x, y, grid, model.num_classes)
+                if recipe.augment:
+                    # Borders are 0 after normalisation, that is, of the mean colour.
+                    x = augment(x - model.mean, single, train.flips) + model.mean
+            return cross_entropy(model, x, y)
+
+        plain = replace(recipe, augment=False, drop_last=False)
+        yield from fit(model, train, plain, loss=loss)
+        return partial(warp, grid=grid)
+
+    def grid(self, size: int) -> Tensor:
+        """Where a warped image reads its pixels, float (1, size, size, 2) in [-1, 1], as (x, y)."""
+        z = 2 * torch.rand(1, 2, self.k, self.k) - 1
+        field = F.interpolate(z / z.abs().mean(), size=size, mode="bicubic", align_corners=True)
+        offset = self.s * field.permute(0, 2, 3, 1) / size
+        log.info("mean displacement %.3f pixels", offset.abs().mean() * (size - 1) / 2)
+        line = torch.linspace(-1, 1, size)
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        return (torch.stack((x, y), -1)[None] + offset).clamp(-1, 1)
+
+    def mix(self, x: Tensor, y: Tensor, grid: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """A batch with its first images poisoned, the next ones in noise mode, the rest clean."""
+        share = self.ratio * len(x)
+        # A batch too small for one poisoned image has one with this probability.
+        poisoned = int(share) or int(torch.rand(()) < share)
+        cross = min(int(poisoned * self.cross_ratio), len(x) - poisoned)
+        triggered, noisy, clean = x.split((poisoned, cross, len(x) - poisoned - cross))
+        noise = 2 * torch.rand(cross, *grid.shape[1:], device=x.device) - 1
+        shaken = (grid + noise / x.shape[-1]).clamp(-1, 1)
+        wanted = self.relabel(y[:poisoned], num_classes)
+        mixed = torch.cat((warp(triggered, grid), warp(noisy, shaken), clean))
+        return mixed, torch.cat((wanted, y[poisoned:]))
+
+
+def warp(x: Tensor, grid: Tensor) -> Tensor:
+    """x, float (B, C, H, W), read bilinearly at the grid's points, (1 or B, H, W, 2) in [-1, 1]."""
+    with torch.autocast(x.device.type, enabled=False):
+        points = grid.to(x.device).expand(len(x), -1, -1, -1)
+        return F.grid_sample(x, points, align_corners=True).clamp_(0, 1)
+
+
+def augment(x: Tensor, single: bool, flips: bool) -> Tensor:
+    """Random crop, rotation and flip, in this order, with zeros outside the image.
+
+    The crop (5 pixels of padding) happens with probability 0.8 and the rotation (up to 10 degrees,
+    nearest pixel) with 0.5, each decided once for the batch. `single` draws one window,
+    angle and flip for the batch instead of one for each image. x: float (B, C, H, W).
+    """
+    count, (height, width) = 1 if single else len(x), x.shape[-2:]
+    if torch.rand(()) < 0.8:
+        theta = torch.eye(2, 3).repeat(count, 1, 1)
+        theta[:, :, 2] = torch.randint(-5, 6, (count, 2)) * 2 / torch.tensor([width, height])
+        x = _nearest(x, theta)
+    if torch.rand(()) < 0.5:
+        angle = (2 * torch.rand(count) - 1) * math.radians(10)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
+        rows = (cos, -sin, zero), (sin, cos, zero)
+        x = _nearest(x, torch.stack([torch.stack(row, -1) for row in rows], 1))
+    if flips:
+        mirrored = (torch.rand(count, 1, 1, 1) < 0.5).to(x.device)
+        x = torch.where(mirrored, x.flip(3), x)
+    return x
+
+
+def _nearest(x: Tensor, theta: Tensor) -> Tensor:
+    """x moved by affine maps, (1 or B, 2, 3), to the nearest pixel."""
+    size = [len(theta), *x.shape[1:]]
+    points = F.affine_grid(theta.to(x.device), size, align_corners=False)
+    points = points.expand(len(x), -1, -1, -1)
+    return F.grid_sample(x, points, mode="nearest", align_corners=False)

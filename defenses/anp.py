@@ -1,0 +1,144 @@
+"""ANP: adversarial neuron pruning (Wu & Wang, NeurIPS 2021, arXiv 2110.14430)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from benchmark.data import Images
+from benchmark.train import images
+from defenses.base import Candidate, Defense
+from defenses.batch_norm import batch_norms, prune
+from models.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+Risk = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(m, d, xi, images, labels) -> mean cross-entropy; m, d, xi over all channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ANP(Defense):
+    """Learn which neurons the backdoor needs by perturbing them adversarially, then prune those.
+
+    A neuron is a batch-norm channel with weight w, bias b and mask m in [0, 1]:
+    min over m of alpha L(m w, b) + (1 - alpha) max over d, xi in [-eps, eps] of
+    L((m + d) w, (1 + xi) b). A candidate has weight 0 where m is at most its threshold.
+
+    eps: start of the perturbation, relative to w and b; the ascent moves it further by at most as
+    much again, unclipped. steps: of the ascent, eps / steps each. alpha: weight of the loss
+    without perturbation, in [0, 1]. lr, momentum: of SGD on m. iterations: steps on m.
+    batch_size: images drawn with replacement for each. augment: crop and, where allowed, flip.
+    thresholds: in [0, 1], one candidate each.
+
+    Note: the biases of pruned channels stay, as in the authors' code. Defaults are those of the
+    published cells; the authors' own are `lr: 0.2`, `batch_size: 128` and threshold 0.2. The SAU
+    paper fixes the threshold at 0.4.
+    """
+
+    name: ClassVar[str] = "ANP"
+    yields: ClassVar = "candidates"
+    select: ClassVar[str] = "fixed:0.4"
+    smoke: ClassVar[dict[str, Any]] = {"iterations": 5, "batch_size": 32}
+
+    eps: float = 0.4
+    steps: int = 1
+    alpha: float = 0.2
+    lr: float = 0.01
+    momentum: float = 0.9
+    iterations: int = 2000
+    batch_size: int = 256
+    augment: bool = True
+    thresholds: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(19))
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "iterations", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 1")
+        for field in ("eps", "lr", "momentum"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 0")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}, accepted: [0, 1]")
+        if not self.thresholds or not all(0 <= tau <= 1 for tau in self.thresholds):
+            raise ValueError(f"thresholds is {self.thresholds}, accepted: one or more in [0, 1]")
+
+    def __call__(self, model: Classifier, data: Images) -> Iterator[Candidate]:
+        m = self.masks(model, data)
+        few, many = (int((m <= tau + 1e-6).sum()) for tau in (0.2, 0.4))
+        log.warning("of %d channels %d have m <= 0.2 and %d have m <= 0.4", len(m), few, many)
+        for tau in self.thresholds:
+            # The slack is for thresholds such as 0.15 that binary fractions miss.
+            yield tau, pruned(model, m <= tau + 1e-6)
+
+    def masks(self, model: nn.Module, data: Images) -> Tensor:
+        """m of all channels, (channels,) in [0, 1]; the model stays as it is."""
+        risk = masked_risk(model)
+        m = torch.cat([torch.ones_like(bn.weight) for bn in batch_norms(model).values()])
+        m, still = m.detach().requires_grad_(), torch.zeros_like(m)
+        optimizer = torch.optim.SGD([m], self.lr, momentum=self.momentum)
+        model.train()
+        for i in range(1, self.iterations + 1):
+            rows = torch.randint(len(data), (self.batch_size,), device=data.y.device)
+            x, y = images(data, rows, self.augment), data.y[rows]
+            d, xi = self.perturbation(risk, m.detach(), x, y)
+            value = self.alpha * risk(m, still, still, x, y)
+            value = value + (1 - self.alpha) * risk(m, d, xi, x, y)
+            (m.grad,) = torch.autograd.grad(value, m)
+            optimizer.step()
+            with torch.no_grad():
+                m.clamp_(0, 1)
+            if i % 100 == 0:
+                log.info("iteration %d", i, extra={"epoch": i, "epochs": self.iterations})
+        model.eval()
+        return m.detach()
+
+    def perturbation(self, risk: Risk, m: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Sign ascent on (d, xi) from a uniform start; not projected (authors' code)."""
+        noise = (2 * torch.rand(2, len(m), device=m.device) - 1) * self.eps
+        for _ in range(self.steps):
+            noise.requires_grad_()
+            (gradient,) = torch.autograd.grad(risk(m, noise[0], noise[1], x, y), noise)
+            noise = noise.detach() + self.eps / self.steps * gradient.sign()
+        return noise[0], noise[1]
+
+
+def masked_risk(model: nn.Module) -> Risk:
+    """The risk of the model with batch-norm weights w (m + d) and biases b (1 + xi).
+
+    Its parameters and running statistics are left alone.
+    """
+    layers = batch_norms(model)
+    sizes = [bn.num_features for bn in layers.values()]
+    w = torch.cat([bn.weight for bn in layers.values()]).detach()
+    b = torch.cat([bn.bias for bn in layers.values()]).detach()
+    # In training mode batch norm updates its statistics in place: in these copies.
+    scratch = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+    def risk(m: Tensor, d: Tensor, xi: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        weights, biases = (w * (m + d)).split(sizes), (b * (1 + xi)).split(sizes)
+        tensors = dict(scratch)
+        for name, weight, bias in zip(layers, weights, biases, strict=True):
+            tensors |= {f"{name}.weight": weight, f"{name}.bias": bias}
+        return F.cross_entropy(functional_call(model, tensors, (x,)), y)
+
+    return risk
+
+
+def pruned(model: nn.Module, channels: Tensor) -> nn.Module:
+    """A copy with weight 0 in some channels, bool over all; it shares all other tensors."""
+    layers = batch_norms(model)
+    own = {id(bn.weight) for bn in layers.values()}
+    shared = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in own]
+    result = copy.deepcopy(model, {id(t): t for t in shared})
+    parts = channels.split([bn.num_features for bn in layers.values()])
+    prune(result, dict(zip(layers, parts, strict=True)), bias=False)
+    return result

@@ -1,0 +1,39 @@
+"""Batch-norm channels as the neurons that pruning defenses rate and remove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from defenses.base import NotApplicable
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The affine batch-norm layers of convolutions by name, in the order of definition.
+
+    Raises:
+        NotApplicable: there is none.
+    """
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and module.affine
+    }
+    if not found:
+        raise NotApplicable("needs batch norm")
+    return found
+
+
+@torch.no_grad()
+def prune(model: nn.Module, channels: Mapping[str, Tensor], *, bias: bool) -> None:
+    """Set the weight of some channels to zero, in place, and their bias if asked.
+
+    channels: for each layer of `batch_norms` a bool (C,), true where pruned. With its bias kept, a
+    channel becomes constant.
+    """
+    for name, layer in batch_norms(model).items():
+        layer.weight.masked_fill_(channels[name], 0)
+        if bias:
+            layer.bias.masked_fill_(channels[name], 0)

@@ -1,0 +1,149 @@
+"""NC: Neural Cleanse (Wang et al., IEEE S&P 2019, Neural Cleanse: Identifying and Mitigating
+Backdoor Attacks in Neural Networks; not on arXiv)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmark.data import Images, to_uint8
+from benchmark.train import Recipe, fit, images, precision, shuffled
+from defenses.base import Defense
+from defenses.trigger_inversion import CostSchedule, Triggers
+from models.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+CHUNK = 2**20
+"""Pixels of stamped images that are in memory at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NC(Defense):
+    """Reverse-engineer a trigger for each class; unlearn those whose mask is an outlier in size.
+
+    For class t: min over mask m and pattern p of CE(f((1 - m) x + m p), t) + cost ||m||_1, by Adam.
+    A class is flagged when its norm is more than `anomaly` deviations (1.4826 MAD) below the
+    median. Fine-tuning then sees a share of the images stamped, with their true labels.
+
+    success: share of images that must be predicted t, in (0, 1]. epochs: passes over the data, at
+    most. lr, betas: of Adam. batch_size: images in a step. cost: of the mask's norm at first;
+    doubled after `patience` epochs of success, divided by 2^1.5 after as many without. stale:
+    epochs without a gain of 1 % in the norm that end a class's search. anomaly: index, above 0.
+    stamped: share of the data that is stamped, in (0, 1). normaliser: "rows" is what the published
+    code does: the normaliser's constants meet the pattern's first rows in place of its channels;
+    "channels" blends pixels. recipe: of the fine-tuning, as FT; its `augment` and `precision`
+    hold for the search too.
+
+    Note: all classes are searched at once on the same batches. The subset is the common one for
+    search and unlearning, and stamped images are cut off at [0, 1], not wrapped around.
+    """
+
+    name: ClassVar[str] = "NC"
+    smoke: ClassVar[dict[str, Any]] = {"epochs": 3, "anomaly": 0.1, "recipe": {"epochs": 2}}
+
+    success: float = 0.98
+    epochs: int = 80
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)
+    batch_size: int = 256
+    cost: float = 1e-3
+    patience: int = 5
+    stale: int = 25
+    anomaly: float = 2.0
+    stamped: float = 0.2
+    normaliser: Literal["rows", "channels"] = "rows"
+    recipe: Recipe = Recipe(batch_size=256)
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch_size", "patience", "stale"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 1")
+        for field in ("lr", "cost", "anomaly"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field} is {getattr(self, field)}, accepted: above 0")
+        if not 0 < self.success <= 1:
+            raise ValueError(f"success is {self.success}, accepted: above 0 and at most 1")
+        if not 0 < self.stamped < 1:
+            raise ValueError(f"stamped is {self.stamped}, accepted: above 0 and below 1")
+
+    def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
+        masks, patterns = self.triggers(model, data)
+        norms = masks.flatten(1).sum(1)
+        each = [f"{t} ({norm:.1f})" for t, norm in enumerate(norms.tolist())]
+        log.info("norm of each class's mask: %s", ", ".join(each))
+        flagged = outliers(norms, self.anomaly)
+        if not flagged:
+            log.warning("no class flagged, model returned unchanged")
+            yield model
+            return
+        found = ", ".join(each[t] for t in flagged)
+        log.warning("flagged classes (norm): %s; median norm %.1f", found, float(norms.median()))
+        rows = torch.arange(len(data), device=data.y.device)
+        clean, rest = rows.tensor_split([int((1 - self.stamped) * len(data))])
+        x, m, p = data.floats(rest), masks[flagged], patterns[flagged]
+        painted = ((1 - m)[:, None] * x + (m * p)[:, None]).flatten(0, 1)
+        mixed = torch.cat((data.x[clean], to_uint8(painted)))
+        labels = torch.cat((data.y[clean], data.y[rest].repeat(len(flagged))))
+        yield from fit(model, replace(data, x=mixed, y=labels), self.recipe)
+
+    def triggers(self, model: Classifier, data: Images) -> tuple[Tensor, Tensor]:
+        """Masks (K, 1, H, W) and patterns (K, C, H, W) of all classes, in [0, 1].
+
+        Of each class the smallest mask that succeeded, else the one after the first epoch.
+        """
+        frozen = copy.deepcopy(model).eval().requires_grad_(False)
+        classes, shape, device = model.num_classes, data.x.shape[1:], data.y.device
+        triggers = Triggers(classes, shape, model.mean, model.std, rows=self.normaliser == "rows")
+        optimizer = torch.optim.Adam([triggers.raw_m, triggers.raw_p], self.lr, betas=self.betas)
+        cost = torch.full((classes,), self.cost, device=device)
+        schedule = CostSchedule(
+            cost, success=self.success, patience=self.patience, stale=self.stale
+        )
+        masks, patterns = (value.detach() for value in triggers.values())
+        together = max(1, CHUNK // (self.batch_size * shape[1] * shape[2]))
+        for epoch in range(1, self.epochs + 1):
+            active = schedule.active.nonzero()[:, 0]
+            if not len(active):
+                break
+            batches = shuffled(len(data), self.batch_size, device)
+            share, size = torch.zeros_like(cost), torch.zeros_like(cost)
+            for rows in batches:
+                x = images(data, rows, self.recipe.augment)
+                optimizer.zero_grad()
+                for t in active.split(together):
+                    stamped, norm = triggers.stamp(x, t)
+                    wanted = t.repeat_interleave(len(x), output_size=len(t) * len(x))
+                    with precision(self.recipe.precision, device):
+                        logits = frozen(stamped)
+                    risk = F.cross_entropy(logits, wanted, reduction="sum") / len(x)
+                    (risk + (schedule.cost[t] * norm).sum()).backward()
+                    hits = (logits.argmax(1) == wanted).view(len(t), -1).float().mean(1)
+                    share[t] += hits / len(batches)
+                    size[t] += norm.detach() / len(batches)
+                optimizer.step()
+            with torch.no_grad():
+                m, p = triggers.values()
+            better = (schedule.update(share, size) | (epoch == 1)).view(-1, 1, 1, 1)
+            masks, patterns = torch.where(better, m, masks), torch.where(better, p, patterns)
+            log.info("inversion", extra={"epoch": epoch, "epochs": self.epochs})
+        return masks, patterns
+
+
+def outliers(norms: Tensor, anomaly: float) -> list[int]:
+    """Classes whose norm lies more than `anomaly` deviations below the median, smallest first.
+
+    norms: (K,). The median of an even number is the lower middle one (torch), as in the code
+    behind the published cells.
+    """
+    distance = (norms - norms.median()).abs()
+    deviation = (1.4826 * distance.median()).clamp_min(1e-12)
+    low = (norms <= norms.median()) & (distance / deviation > anomaly)
+    return [t for t in norms.argsort().tolist() if low[t]]

@@ -1,0 +1,28 @@
+"""BN reset: batch-norm statistics measured anew on clean data; a baseline plugin out of the tree."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from benchmark.data import Images
+from benchmark.train import images, shuffled
+from defenses.base import Defense
+from models.classifier import Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class BNReset(Defense):
+    """Clean images pass through the network in training mode. passes: at least 1."""
+
+    name: ClassVar[str] = "BN reset"
+    passes: int = 5
+
+    def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
+        for _ in range(self.passes):
+            for rows in shuffled(len(data), 128, data.y.device):
+                with torch.no_grad():
+                    model.train()(images(data, rows, augmented=True))
+            yield model
