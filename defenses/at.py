@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmark.data import Images
 from benchmark.train import Recipe, fit
 from defenses.base import Defense
-from defenses.perturbation import NormBall, Start, adversarial
+from defenses.perturbation import UNLEARNING, NormBall, Start, adversarial
 from models.classifier import Classifier
 
 
@@ -40,15 +40,7 @@ class AT(Defense):
     steps: int = 5
     start: Start = "max"
     clean_weight: float = 0.0
-    recipe: Recipe = Recipe(
-        batch_size=256,
-        optimizer="adam",
-        lr=1e-4,
-        weight_decay=0.0,
-        schedule="constant",
-        augment=False,
-        batch_norm="frozen",
-    )
+    recipe: Recipe = UNLEARNING
 
     def __post_init__(self) -> None:
         for field in ("eps", "step"):

@@ -10,7 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.train import Recipe
+
 Start = Literal["max", "min", "zero", "random"]
+
+UNLEARNING = Recipe(
+    batch_size=256,
+    optimizer="adam",
+    lr=1e-4,
+    weight_decay=0.0,
+    schedule="constant",
+    augment=False,
+    batch_norm="frozen",
+)
+"""How a model is tuned on the perturbed images (SAU paper, appendix C.2; authors' code)."""
 
 
 @dataclass(frozen=True, kw_only=True)

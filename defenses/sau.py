@@ -14,7 +14,14 @@ from torch.nn import functional as F
 from benchmark.data import Images
 from benchmark.train import Recipe, fit
 from defenses.base import Defense
-from defenses.perturbation import Flow, NormBall, PerturbationSet, Start, adversarial
+from defenses.perturbation import (
+    UNLEARNING,
+    Flow,
+    NormBall,
+    PerturbationSet,
+    Start,
+    adversarial,
+)
 from models.classifier import Classifier
 
 
@@ -53,15 +60,7 @@ class SAU(Defense):
     start: Start = "max"
     generation: Literal["shared", "vanilla"] = "shared"
     unlearning: Literal["shared", "vanilla"] = "shared"
-    recipe: Recipe = Recipe(
-        batch_size=256,
-        optimizer="adam",
-        lr=1e-4,
-        weight_decay=0.0,
-        schedule="constant",
-        augment=False,
-        batch_norm="frozen",
-    )
+    recipe: Recipe = UNLEARNING
 
     def __post_init__(self) -> None:
         if not (self.eps > 0 and self.step > 0):

@@ -1,4 +1,4 @@
-"""BN reset: batch-norm statistics measured anew on clean data; a baseline plugin out of the tree."""
+"""BN reset: batch-norm statistics measured anew on clean data; a baseline."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -12,7 +12,6 @@ from benchmark.train import Recipe
 from defenses.ft import FT
 from models.small_cnn import SmallCNN
 
-
 torch.manual_seed(0)
 digits, attack = Digits(), BadNets()
 task = digits(Path())
@@ -29,6 +28,5 @@ poisoned = poison_test(task.test, attack, trigger, model.num_classes)
 print("undefended:", score(model, task.test, poisoned))
 
 clean = task.train[draw_clean(len(task.train), ratio=0.1, seed=0)]
-for defended in FT(recipe=Recipe(epochs=10, batch_size=64))(model, clean):
-    pass
+*_, defended = FT(recipe=Recipe(epochs=10, batch_size=64))(model, clean)
 print("fine-tuned:", score(defended, task.test, poisoned))

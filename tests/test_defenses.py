@@ -449,7 +449,7 @@ def test_hypergradient_of_a_quadratic_has_its_closed_form() -> None:
     torch.testing.assert_close(found, a.T @ (a @ theta - c) + theta)
 
 
-@pytest.mark.parametrize("K", [1, 5, 2000])
+@pytest.mark.parametrize("K", [1, 5, 300])
 def test_hypergradient_against_dense_algebra(K: int) -> None:
     eta, l2 = 0.1, 2.0
     x1, x2 = torch.randn(2, 6, 4, dtype=torch.float64)
@@ -467,7 +467,7 @@ def test_hypergradient_against_dense_algebra(K: int) -> None:
     hessian = torch.func.hessian(inner)(d, weight)
     mixed = torch.func.jacrev(torch.func.grad(inner), argnums=1)(d, weight)  # (4, 12)
     u, w = torch.func.grad(outer, argnums=(0, 1))(d, weight)
-    if K == 2000:  # converged: the implicit function theorem
+    if K == 300:  # converged: the implicit function theorem
         implicit = -mixed.T @ torch.linalg.solve(hessian, u)
     else:
         step = torch.eye(4, dtype=torch.float64) - eta * hessian

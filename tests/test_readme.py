@@ -1,0 +1,41 @@
+"""The README says what the repository holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmark.cli import VERBS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"<!-- from (\S+) -->\n(.*?)<!-- end -->", README, re.S)
+
+
+@pytest.mark.parametrize(("file", "text"), BLOCKS, ids=[file for file, _ in BLOCKS])
+def test_quoted_files_are_quoted_as_they_are(file, text):
+    quoted = re.sub(r"^```.*\n", "", text, flags=re.M).strip()
+    assert quoted == (ROOT / file).read_text().strip()
+
+
+def test_a_table_of_committed_rows_and_the_example_plugin_are_quoted():
+    files = [file for file, _ in BLOCKS]
+    assert "examples/bn_reset.py" in files
+    assert any(file.startswith("results/cifar10_cpu/tables/") for file in files)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_commands_name_verbs_and_configs_that_exist():
+    for verb, *rest in re.findall(r"run_grid\.py (\w+)(?: (configs/\S+))?", README):
+        assert verb in VERBS
+        assert all((ROOT / config).is_file() for config in rest if config)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = re.search(r"<!-- test command -->\n```bash\n(.*?)```", README, re.S)
+    assert command is not None and "-m pytest" in command[1]
+    assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text()
