@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from benchmark.config import Config, read
-from benchmark.errors import InputError
+from benchmark.errors import InputError, nearest
 
 VERBS = ("run", "status", "report", "show", "fetch", "list")
 INPUT_ERROR, INCOMPLETE, INTERRUPTED = 2, 1, 130
@@ -19,10 +20,14 @@ INPUT_ERROR, INCOMPLETE, INTERRUPTED = 2, 1, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 fine, 1 incomplete, 2 bad input."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if not given or given[0] not in (*VERBS, "-h", "--help"):
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given.insert(0, "run")
-    arguments = _parser().parse_args(given)
     try:
+        if not given[0].startswith("-") and given[0] not in VERBS:
+            raise InputError(
+                f"unknown verb {given[0]!r}; accepted: {', '.join(VERBS)}{nearest(given[0], VERBS)}"
+            )
+        arguments = _parser().parse_args(given)
         return int(arguments.verb(arguments))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -32,10 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line like every other bad input, without the usage before it."""
+        raise InputError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="run_grid.py", description="Reference benchmark of backdoor defenses."
-    )
+    parser = _Parser(prog="run_grid.py", description="Reference benchmark of backdoor defenses.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(

@@ -39,6 +39,9 @@ class Config:
                 raise ValueError(f"{name} is empty, accepted: at least one entry")
         if not 0 < self.clean_ratio <= 1:
             raise ValueError(f"clean_ratio is {self.clean_ratio}, accepted: above 0 and at most 1")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"seeds has {seed}, accepted: 0 to {2**32 - 1}")
         if self.score_every < 1:
             raise ValueError(f"score_every is {self.score_every}, accepted: at least 1")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from benchmark.errors import InputError, nearest
 from benchmark.jobs import AttackJob, DefenseJob, Job, key, needs
 from benchmark.plugin import Plugin, build, construct, key_of
 from benchmark.store import Row, Store
+from benchmark.tables import check
 from benchmark.train import Recipe
 from defenses.base import Defense
 
@@ -107,9 +108,11 @@ def make_grid(config: Config, only: str = "") -> Grid:
         "defense": [build("defenses", spec) for spec in config.defenses],
         "seed": list(config.seeds),
     }
+    parts = {axis: list(dict.fromkeys(entries)) for axis, entries in parts.items()}
     labels: dict[Plugin, str] = {}
     for axis in AXES[:-1]:
-        labels |= _labels(parts[axis])
+        labels |= _labels(axis, parts[axis])
+    _check_rules(config.select, [labels[defense] for defense in parts["defense"]])
     for axis, names in _filters(only).items():
         parts[axis] = _keep(axis, parts[axis], names, labels)
     recipe: Recipe = construct(Recipe, config.recipe, "recipe")
@@ -144,16 +147,31 @@ def _judged(victim: AttackJob, row: Row) -> Row:
     return row | ({"status": "collapsed"} if task_lost or row["asr"] < MIN_ASR else {})
 
 
-def _labels(plugins: Sequence[Plugin]) -> dict[Plugin, str]:
+def _labels(axis: str, plugins: Sequence[Plugin]) -> dict[Plugin, str]:
     """A plugin's own label; of several with one label, each also names the fields that differ."""
-    labels = {}
-    counts = Counter(plugin.label for plugin in dict.fromkeys(plugins))
-    for plugin in dict.fromkeys(plugins):
-        labels[plugin] = plugin.label
-        if counts[plugin.label] > 1:
-            changed = _changes(plugin)
-            labels[plugin] += f" ({', '.join(changed)})" if changed else ""
+    labels: dict[Plugin, str] = {}
+    counts = Counter(plugin.label for plugin in plugins)
+    for plugin in plugins:
+        changed = _changes(plugin) if counts[plugin.label] > 1 else []
+        label = plugin.label + (f" ({', '.join(changed)})" if changed else "")
+        if label in labels.values():
+            raise InputError(f"two {axis} plugins are both called {label!r}; give one another name")
+        labels[plugin] = label
     return labels
+
+
+def _check_rules(rules: Mapping[str, str], labels: Sequence[str]) -> None:
+    """Selection rules are applied after training, but a wrong one should be known before."""
+    for label, rule in rules.items():
+        if label not in labels:
+            raise InputError(
+                f"select: no defense {label!r} in this grid; accepted: {', '.join(labels)}"
+                f"{nearest(label, labels)}"
+            )
+        try:
+            check(rule, label)
+        except ValueError as error:
+            raise InputError(f"select: {error}") from None
 
 
 def _changes(plugin: Plugin) -> list[str]:

@@ -54,8 +54,16 @@ class Plugin(ABC):
         return self.name
 
     def canonical(self) -> dict[str, Any]:
-        """What identifies the method in a job's key: plugin, revision and fields."""
-        return {"plugin": key_of(self), "revision": self.revision, **asdict(self)}
+        """What identifies the method in a job's key: plugin, revision and fields.
+
+        A plugin given by path is also identified by its content: nobody keeps its name unique
+        or raises its revision while it is being written.
+        """
+        fields = {"plugin": key_of(self), "revision": self.revision, **asdict(self)}
+        if type(self).__module__.startswith("plugin_"):
+            source = Path(inspect.getfile(type(self))).read_bytes()
+            fields["source"] = hashlib.sha256(source).hexdigest()
+        return fields
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name, file and fields: a worker has not imported a plugin given by path."""
@@ -82,7 +90,7 @@ def load(kind: str, key: str) -> type[Plugin]:
     if key.endswith(".py"):
         module = _import_file(Path(key))
     elif key in installed:
-        module = installed[key].load()
+        module = importlib.import_module(installed[key].module)
     elif key.isidentifier() and importlib.util.find_spec(f"{KINDS[kind]}.{key}"):
         # Only the file that is asked for: a broken one beside it is nobody else's problem.
         module = importlib.import_module(f"{KINDS[kind]}.{key}")
@@ -200,9 +208,12 @@ def _import_file(path: Path) -> ModuleType:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except Exception as error:  # whatever the user's file raises while it is read
             del sys.modules[name]
-            raise
+            text = " ".join(str(error).split())
+            raise InputError(
+                f"{path} cannot be imported: {type(error).__name__}: {text}"
+            ) from error
     return sys.modules[name]
 
 

@@ -361,7 +361,7 @@ def test_list_names_every_plugin_with_its_fields(kind, capsys):
         ([], "configs/quickstart.yaml"),
         (["run"], "configs/quickstart.yaml"),
         (["--dry-run"], "configs/quickstart.yaml"),
-        (["my.yaml", "--dry-run"], "my.yaml"),
+        (["run", "my.yaml", "--dry-run"], "my.yaml"),
         (["run", "my.yaml"], "my.yaml"),
     ],
 )

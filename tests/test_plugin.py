@@ -226,7 +226,16 @@ def test_the_key_does_not_depend_on_the_order_of_fields(tmp_path):
     second = build("defenses", str(write(tmp_path / "b", order=FIELDS[::-1])))
     names = [[f.name for f in fields(plugin)] for plugin in (first, second)]
     assert names[0] == names[1][::-1]
-    assert key(replace(DEFENDED, defense=first)) == key(replace(DEFENDED, defense=second))
+    known = [plugin.canonical() for plugin in (first, second)]
+    assert known[0].pop("source") != known[1].pop("source")
+    assert known[0] == known[1]
+
+
+def test_a_plugin_by_path_is_known_by_its_content_not_by_its_path(tmp_path):
+    one, same, edited = (write(tmp_path / folder) for folder in "abc")
+    edited.write_text(edited.read_text() + "# a change\n")
+    keys = [key(replace(DEFENDED, defense=build("defenses", str(f)))) for f in (one, same, edited)]
+    assert keys[0] == keys[1] != keys[2]
 
 
 OTHER = {
