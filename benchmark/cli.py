@@ -65,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--data",
             type=Path,
-            default=Path(os.environ.get("SAU_BENCH_DATA", "data")),
-            help="folder of the datasets (default: $SAU_BENCH_DATA, else data)",
+            help="folder of the datasets (default: $SAU_BENCH_DATA, the config's data, or ./data)",
         )
 
     run = verb("run", _run, "run what is missing of a grid, then write rows, tables and figures")
@@ -101,7 +100,8 @@ def _run(arguments: argparse.Namespace) -> int:
     config = read(arguments.config)
     grid = make_grid(config, arguments.only)
     slots = _slots(arguments.device, arguments.per_device)
-    check_data(grid, arguments.data)
+    data = _data(arguments, config.data)
+    check_data(grid, data)
     store = Store(_cache(arguments))
     jobs = grid.jobs()
     if arguments.dry_run:
@@ -112,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.retry_failed:
         for job in jobs:
             store.forget_failure(key(job))
-    do = partial(work, cache=store.root, data=arguments.data)
+    do = partial(work, cache=store.root, data=data)
     pool = SlotPool(slots)
     try:
         with Progress(jobs, store, len(slots)) as progress:
@@ -153,9 +153,11 @@ def _show(arguments: argparse.Namespace) -> int:
     from benchmark.grid import make_grid
     from benchmark.store import Store
 
-    grid = make_grid(read(arguments.config), arguments.only)
+    config = read(arguments.config)
+    grid = make_grid(config, arguments.only)
     folder = _folder(arguments) / "figures"
-    files = contact_sheets(grid, Store(_cache(arguments)), arguments.data, folder)
+    data = _data(arguments, config.data)
+    files = contact_sheets(grid, Store(_cache(arguments)), data, folder)
     if not files:
         raise InputError(f"no victim of {arguments.config} is finished; first: run it")
     for file in files:
@@ -169,7 +171,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     dataset = build("datasets", arguments.dataset)
     assert isinstance(dataset, Dataset)
-    dataset.fetch(arguments.data)
+    dataset.fetch(_data(arguments, Config.data))
     return 0
 
 
@@ -188,8 +190,13 @@ def _list(arguments: argparse.Namespace) -> int:
 def _write_report(folder: Path, config: Config) -> None:
     from benchmark.report import report
 
-    for file in report(folder, config.select):
-        print(file)
+    files = report(folder, config.select)
+    print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
+
+
+def _data(arguments: argparse.Namespace, otherwise: str) -> Path:
+    """The folder of the datasets: from the flag, the environment, or the config."""
+    return Path(arguments.data or os.environ.get("SAU_BENCH_DATA") or otherwise)
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

@@ -20,7 +20,8 @@ class Config:
     or the path of a Python file in place of the key. seeds: one victim of every kind for each.
     recipe: fields of `benchmark.train.Recipe` for the victims. clean_ratio: the defender's share of
     the clean training set, in (0, 1]. score_every: rounds between two points of a learning
-    curve. select: selection rules by defense label, where not the plugin's own.
+    curve. select: selection rules by defense label, where not the plugin's own. data: folder of
+    the datasets, where neither the command line nor the environment names one.
     """
 
     datasets: list[Any]
@@ -32,6 +33,7 @@ class Config:
     clean_ratio: float = 0.05
     score_every: int = 1
     select: dict[str, str] = field(default_factory=dict)
+    data: str = "data"
 
     def __post_init__(self) -> None:
         for name in ("datasets", "models", "attacks", "seeds"):

@@ -1,6 +1,7 @@
 """The command line end to end on a few digits: results, repetition, kills, failures, bad input."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -375,15 +376,20 @@ def test_the_default_is_to_run_the_quickstart(argv, config, monkeypatch):
     assert (arguments.only, arguments.device, arguments.per_device) == ("", "auto", 1)
 
 
-def test_the_data_folder_comes_from_flag_or_environment(monkeypatch):
-    seen = []
-    monkeypatch.setattr(cli, "_run", lambda arguments: seen.append(arguments.data) or 0)
+def test_the_data_folder_comes_from_flag_environment_or_config(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "my.yaml"
+    lines = "datasets: [cifar10]", "models: [small_cnn]", "attacks: [badnets]", "data: in-config"
+    config.write_text("\n".join(lines))
+
+    def missing(*argv):
+        assert cli.main(["run", str(config), "--dry-run", *argv]) == 2
+        return re.search("missing or damaged in '(.*?)'", capsys.readouterr().err)[1]
+
     monkeypatch.delenv("SAU_BENCH_DATA", raising=False)
-    cli.main(["run"])
-    monkeypatch.setenv("SAU_BENCH_DATA", "/from/environment")
-    cli.main(["run"])
-    cli.main(["run", "--data", "/from/flag"])
-    assert seen == [Path("data"), Path("/from/environment"), Path("/from/flag")]
+    assert missing() == "in-config"
+    monkeypatch.setenv("SAU_BENCH_DATA", "in-environment")
+    assert missing() == "in-environment"
+    assert missing("--data", "in-flag") == "in-flag"
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
