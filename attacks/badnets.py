@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from attacks.base import DataPoisoning
+from benchmark.errors import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,7 @@ class BadNets(DataPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.value <= 1:
-            raise ValueError(f"value is {self.value}, accepted: above 0 and at most 1")
+        check_range(self, "value", above=0, most=1)
 
     def trigger(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data import Images, to_uint8
+from benchmark.errors import check_range
 from benchmark.plugin import Plugin
 from benchmark.train import Recipe, fit
 from models.classifier import Classifier
@@ -38,10 +39,8 @@ class Attack(Plugin):
     target: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"ratio is {self.ratio}, accepted: above 0 and at most 1")
-        if self.target < 0:
-            raise ValueError(f"target is {self.target}, accepted: a class, 0 or more")
+        check_range(self, "ratio", above=0, most=1)
+        check_range(self, "target", least=0)
         if self.clean_label and self.labels != "all2one":
             raise ValueError(f"labels is {self.labels!r}, a clean-label attack accepts: 'all2one'")
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from attacks.base import DataPoisoning
+from benchmark.errors import check_range
 
 PICTURE = Path(__file__).with_name("assets") / "blended.png"
 
@@ -34,8 +35,7 @@ class Blended(DataPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}, accepted: above 0 and at most 1")
+        check_range(self, "alpha", above=0, most=1)
         if self.image and not Path(self.image).is_file():
             raise ValueError(f"image {self.image!r} is not a file")
 

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from attacks.base import Attack, Training
 from attacks.dynamic_trigger import AccumulatingAdam, DynamicTrigger
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import Recipe, cross_entropy, fit, images, shuffled
 from models.classifier import Classifier
 
@@ -54,17 +55,12 @@ class InputAware(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ratio > 0.5:
-            raise ValueError(f"ratio is {self.ratio}, accepted: at most 0.5, for the cross images")
-        for field in ("lambda_div", "lambda_norm"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: 0 or more")
-        if not 0 <= self.mask_density <= 1:
-            raise ValueError(f"mask_density is {self.mask_density}, accepted: 0 to 1")
-        if self.mask_epochs < 1:
-            raise ValueError(f"mask_epochs is {self.mask_epochs}, accepted: at least 1")
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr}, accepted: above 0")
+        # As many images again are crossed.
+        check_range(self, "ratio", most=0.5)
+        check_range(self, "lambda_div", "lambda_norm", least=0)
+        check_range(self, "mask_density", least=0, most=1)
+        check_range(self, "mask_epochs", least=1)
+        check_range(self, "lr", above=0)
 
     def __call__(self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe) -> Training:
         joint_epochs = recipe.epochs - self.mask_epochs if self.compat else recipe.epochs

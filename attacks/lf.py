@@ -11,6 +11,7 @@ from torch import Tensor
 from attacks.asset import AssetPoisoning
 from attacks.base import Trigger
 from attacks.universal_pattern import UniversalPattern
+from benchmark.errors import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +38,9 @@ class LF(AssetPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("images", "passes"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 1")
-        if not 0 <= self.delta < 1:
-            raise ValueError(f"delta is {self.delta}, accepted: 0 or more and below 1")
-        if not 0 < self.amplitude <= 1:
-            raise ValueError(f"amplitude is {self.amplitude}, accepted: above 0 and at most 1")
+        check_range(self, "images", "passes", least=1)
+        check_range(self, "delta", least=0, below=1)
+        check_range(self, "amplitude", above=0, most=1)
 
     @property
     def asset(self) -> UniversalPattern:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import DataPoisoning
+from benchmark.errors import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,8 @@ class SIG(DataPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.delta <= 255:
-            raise ValueError(f"delta is {self.delta}, accepted: above 0 and at most 255")
-        if not self.f > 0:
-            raise ValueError(f"f is {self.f}, accepted: above 0")
+        check_range(self, "delta", above=0, most=255)
+        check_range(self, "f", above=0)
 
     def trigger(self, x: Tensor) -> Tensor:
         return (x + self.signal(x.shape[-1]).to(x.device) / 255).clamp_(0, 1)

@@ -15,6 +15,7 @@ from attacks.asset import Asset, AssetPoisoning, Making
 from attacks.base import Trigger
 from attacks.steganography import BITS, Decoder, Encoder, bits_read, mse_weight
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import Recipe, fit
 from models.classifier import Classifier
 
@@ -45,12 +46,9 @@ class SSBA(AssetPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fields = ("encoder_epochs", 1), ("encoder_batch_size", 1), ("hold", 0), ("ramp", 1)
-        for field, least in fields:
-            if getattr(self, field) < least:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least {least}")
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr}, accepted: above 0")
+        check_range(self, "encoder_epochs", "encoder_batch_size", "ramp", least=1)
+        check_range(self, "hold", least=0)
+        check_range(self, "lr", above=0)
 
     @property
     def asset(self) -> HiddenBits:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from attacks.base import Attack, Training
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import Recipe, cross_entropy, fit
 from models.classifier import Classifier
 
@@ -51,10 +52,8 @@ class WaNet(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field, least in (("k", 2), ("s", 0), ("cross_ratio", 0)):
-            value = getattr(self, field)
-            if not value >= least:
-                raise ValueError(f"{field} is {value}, accepted: at least {least}")
+        check_range(self, "k", least=2)
+        check_range(self, "s", "cross_ratio", least=0)
 
     def __call__(self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe) -> Training:
         grid = self.grid(train.x.shape[-1]).to(train.x.device)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from benchmark.errors import InputError
+from benchmark.errors import InputError, check_range
 from benchmark.plugin import construct
 
 
@@ -39,13 +39,9 @@ class Config:
         for name in ("datasets", "models", "attacks", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty, accepted: at least one entry")
-        if not 0 < self.clean_ratio <= 1:
-            raise ValueError(f"clean_ratio is {self.clean_ratio}, accepted: above 0 and at most 1")
-        for seed in self.seeds:
-            if not 0 <= seed < 2**32:
-                raise ValueError(f"seeds has {seed}, accepted: 0 to {2**32 - 1}")
-        if self.score_every < 1:
-            raise ValueError(f"score_every is {self.score_every}, accepted: at least 1")
+        check_range(self, "clean_ratio", above=0, most=1)
+        check_range(self, "score_every", least=1)
+        check_range(self, "seeds", least=0, below=2**32)
 
 
 def read(path: Path) -> Config:

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
 class InputError(Exception):
     """Bad input: one line that names what was given and what is accepted."""
+
+
+def check_range(
+    owner: object,
+    *names: str,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Refuse numbers that are out of range or not finite.
+
+    Attributes of the owner, by name; None is fine, and of a sequence every entry counts.
+
+    Raises:
+        ValueError: names the first one, its value and what is accepted.
+    """
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    accepted = " and ".join(f"{word} {b}" for word, b in bounds.items() if b is not None)
+    for name in names:
+        value = getattr(owner, name)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            fits = number is None or (
+                math.isfinite(number)
+                and (least is None or number >= least)
+                and (above is None or number > above)
+                and (most is None or number <= most)
+                and (below is None or number < below)
+            )
+            if not fits:
+                raise ValueError(f"{name} is {number}, accepted: {accepted}")
 
 
 def nearest(given: str, accepted: Iterable[str]) -> str:

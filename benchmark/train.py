@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from benchmark.data import Images, augment
+from benchmark.errors import check_range
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +52,10 @@ class Recipe:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
-        for field, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0)):
-            value = getattr(self, field)
-            if not value >= least:
-                raise ValueError(f"{field} is {value}, accepted: at least {least}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}, accepted: [0, 1)")
-        if self.period is not None and self.period < 1:
-            raise ValueError(f"period is {self.period}, accepted: at least 1")
+        check_range(self, "epochs", "batch_size", least=1)
+        check_range(self, "lr", "weight_decay", least=0)
+        check_range(self, "momentum", least=0, below=1)
+        check_range(self, "period", least=1)
 
     def optimize(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         if self.optimizer == "adam":

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import images
 from defenses.base import Candidate, Defense
 from defenses.batch_norm import batch_norms, prune
@@ -60,16 +61,11 @@ class ANP(Defense):
     thresholds: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(19))
 
     def __post_init__(self) -> None:
-        for field in ("steps", "iterations", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 1")
-        for field in ("eps", "lr", "momentum"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 0")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}, accepted: [0, 1]")
-        if not self.thresholds or not all(0 <= tau <= 1 for tau in self.thresholds):
-            raise ValueError(f"thresholds is {self.thresholds}, accepted: one or more in [0, 1]")
+        check_range(self, "steps", "iterations", "batch_size", least=1)
+        check_range(self, "eps", "lr", "momentum", least=0)
+        check_range(self, "alpha", "thresholds", least=0, most=1)
+        if not self.thresholds:
+            raise ValueError("thresholds is empty, accepted: at least one")
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[Candidate]:
         m = self.masks(model, data)

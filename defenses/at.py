@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import Recipe, fit
 from defenses.base import Defense
 from defenses.perturbation import UNLEARNING, NormBall, Start, adversarial
@@ -43,13 +44,9 @@ class AT(Defense):
     recipe: Recipe = UNLEARNING
 
     def __post_init__(self) -> None:
-        for field in ("eps", "step"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: above 0")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, accepted: at least 1")
-        if not self.clean_weight >= 0:
-            raise ValueError(f"clean_weight is {self.clean_weight}, accepted: at least 0")
+        check_range(self, "eps", "step", above=0)
+        check_range(self, "steps", least=1)
+        check_range(self, "clean_weight", least=0)
         if self.recipe.augment or self.recipe.batch_norm != "frozen":
             raise ValueError("recipe: AT needs augment: false and batch_norm: frozen")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import images
 from defenses.base import Defense
 from defenses.batch_norm import batch_norms, prune
@@ -47,12 +48,9 @@ class EP(Defense):
     augment: bool = True
 
     def __post_init__(self) -> None:
-        if not self.u >= 0:
-            raise ValueError(f"u is {self.u}, accepted: at least 0")
-        if not self.h > 0:
-            raise ValueError(f"h is {self.h}, accepted: above 0")
-        if self.samples < 2:
-            raise ValueError(f"samples is {self.samples}, accepted: at least 2")
+        check_range(self, "u", least=0)
+        check_range(self, "h", above=0)
+        check_range(self, "samples", least=2)
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         rows = torch.randperm(len(data), device=data.y.device)[: self.samples]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import Recipe, fit, images
 from defenses.base import Defense
 from models.classifier import Classifier
@@ -49,10 +50,8 @@ class FP(Defense):
     recipe: Recipe = Recipe(batch_size=256)
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance is {self.tolerance}, accepted: above 0 and below 1")
-        if not 0 < self.step <= 1:
-            raise ValueError(f"step is {self.step}, accepted: above 0 and at most 1")
+        check_range(self, "tolerance", above=0, below=1)
+        check_range(self, "step", above=0, most=1)
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         activity = _features(model, data, self.recipe.augment).mean(0)

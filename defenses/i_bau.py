@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import images, shuffled
 from defenses.base import Defense
 from models.classifier import Classifier
@@ -53,14 +54,9 @@ class IBAU(Defense):
     augment: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("rounds", "K", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 1")
-        for field in ("eta", "inner_lr", "l2", "lr"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 0")
-        if not 0 < self.portion <= 1:
-            raise ValueError(f"portion is {self.portion}, accepted: above 0 and at most 1")
+        check_range(self, "rounds", "K", "batch_size", least=1)
+        check_range(self, "eta", "inner_lr", "l2", "lr", least=0)
+        check_range(self, "portion", above=0, most=1)
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         model.eval()

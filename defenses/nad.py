@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import Recipe, fit
 from defenses.base import Defense, NotApplicable
 from models.classifier import Classifier
@@ -45,12 +46,12 @@ class NAD(Defense):
     recipe: Recipe = Recipe(epochs=10, batch_size=256, schedule="constant")
 
     def __post_init__(self) -> None:
-        if not self.betas or not all(beta >= 0 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas}, accepted: one or more numbers, at least 0")
+        check_range(self, "betas", least=0)
+        check_range(self, "p", above=0)
+        if not self.betas:
+            raise ValueError("betas is empty, accepted: at least one")
         if self.stages is not None and len(self.stages) != len(self.betas):
             raise ValueError(f"stages is {self.stages}, accepted: {len(self.betas)} names")
-        if not self.p > 0:
-            raise ValueError(f"p is {self.p}, accepted: above 0")
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         stages = self.stages or model.stages[-len(self.betas) :]

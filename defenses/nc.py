@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data import Images, to_uint8
+from benchmark.errors import check_range
 from benchmark.train import Recipe, fit, images, precision, shuffled
 from defenses.base import Defense
 from defenses.trigger_inversion import CostSchedule, Triggers
@@ -63,16 +64,10 @@ class NC(Defense):
     recipe: Recipe = Recipe(batch_size=256)
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "patience", "stale"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: at least 1")
-        for field in ("lr", "cost", "anomaly"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} is {getattr(self, field)}, accepted: above 0")
-        if not 0 < self.success <= 1:
-            raise ValueError(f"success is {self.success}, accepted: above 0 and at most 1")
-        if not 0 < self.stamped < 1:
-            raise ValueError(f"stamped is {self.stamped}, accepted: above 0 and below 1")
+        check_range(self, "epochs", "batch_size", "patience", "stale", least=1)
+        check_range(self, "lr", "cost", "anomaly", above=0)
+        check_range(self, "success", above=0, most=1)
+        check_range(self, "stamped", above=0, below=1)
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         masks, patterns = self.triggers(model, data)

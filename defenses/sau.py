@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data import Images
+from benchmark.errors import check_range
 from benchmark.train import Recipe, fit
 from defenses.base import Defense
 from defenses.perturbation import (
@@ -63,10 +64,8 @@ class SAU(Defense):
     recipe: Recipe = UNLEARNING
 
     def __post_init__(self) -> None:
-        if not (self.eps > 0 and self.step > 0):
-            raise ValueError(f"eps is {self.eps}, step is {self.step}, accepted: above 0")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, accepted: at least 1")
+        check_range(self, "eps", "step", above=0)
+        check_range(self, "steps", least=1)
         if self.recipe.augment or self.recipe.batch_norm != "frozen":
             raise ValueError("recipe: SAU needs augment: false and batch_norm: frozen")
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data import Dataset
+from benchmark.errors import check_range
 from models.classifier import Architecture, Classifier
 
 
@@ -30,8 +31,7 @@ class PreActResNet18(Architecture):
     width: int = 64
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width is {self.width}, accepted: at least 1")
+        check_range(self, "width", least=1)
 
     @property
     def label(self) -> str:

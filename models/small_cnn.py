@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from benchmark.data import Dataset
+from benchmark.errors import check_range
 from models.classifier import Architecture, Classifier
 
 
@@ -25,8 +26,7 @@ class SmallCNN(Architecture):
     width: int = 16
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width is {self.width}, accepted: at least 1")
+        check_range(self, "width", least=1)
 
     @property
     def label(self) -> str:

@@ -2,17 +2,19 @@
 
 import dataclasses
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 
 from attacks.badnets import BadNets
 from attacks.blended import PICTURE, Blended
 from benchmark.datasets.digits import Digits
-from benchmark.errors import InputError
+from benchmark.errors import InputError, check_range
 from benchmark.jobs import AttackJob, DefenseJob, describe, key, needs
 from benchmark.plugin import KINDS, Plugin, build, key_of, keys, load
 from benchmark.train import Recipe
@@ -301,3 +303,24 @@ def test_blendeds_picture_counts_by_content(tmp_path):
     assert Blended(image=str(copy)).canonical() == Blended().canonical()
     copy.write_bytes(PICTURE.read_bytes() + b" ")
     assert Blended(image=str(copy)).canonical() != Blended().canonical()
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "told"),
+    [
+        (0, {"least": 1}, "size is 0, accepted: at least 1"),
+        (1.0, {"above": 0, "below": 1}, "size is 1.0, accepted: above 0 and below 1"),
+        (1.5, {"above": 0, "most": 1}, "size is 1.5, accepted: above 0 and at most 1"),
+        ((0.5, -1), {"least": 0}, "size is -1, accepted: at least 0"),
+        (float("nan"), {"least": 0}, "size is nan, accepted: at least 0"),
+        (float("inf"), {"least": 0}, "size is inf, accepted: at least 0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(value, bounds, told):
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        check_range(SimpleNamespace(size=value), "size", **bounds)
+
+
+def test_a_number_in_range_passes():
+    owner = SimpleNamespace(size=1, ratios=[0.0, 1.0], period=None)
+    check_range(owner, "size", "ratios", "period", least=0, most=1)
