@@ -1,11 +1,18 @@
 """The README says what the repository holds."""
 
 import re
+import runpy
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from benchmark import contract
 from benchmark.cli import VERBS
+from benchmark.config import read
+from benchmark.grid import make_grid
+from benchmark.jobs import key
+from benchmark.plugin import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,3 +46,21 @@ def test_ci_runs_the_test_command_of_the_readme():
     command = re.search(r"<!-- test command -->\n```bash\n(.*?)```", README, re.S)
     assert command is not None and "-m pytest" in command[1]
     assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_example_plugin_keeps_the_contract():
+    contract.check("defenses", load("defenses", str(ROOT / "examples" / "bn_reset.py")))
+
+
+def test_the_example_without_a_grid_runs(capsys):
+    runpy.run_path(str(ROOT / "examples" / "one_model.py"))
+    assert "fine-tuned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+def test_committed_rows_come_from_the_committed_configs(file):
+    grid = make_grid(read(file))
+    rows = pd.read_csv(ROOT / "results" / file.stem / "rows.csv")
+    assert list(dict.fromkeys(rows["key"])) == [
+        key(defended or victim) for victim, defended in grid.cells()
+    ]
