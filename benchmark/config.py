@@ -18,7 +18,8 @@ class Config:
 
     datasets, models, attacks, defenses: plugins, each a key, `key:VALUE`, `{key: {field: value}}`
     or the path of a Python file in place of the key. seeds: one victim of every kind for each.
-    recipe: fields of `benchmark.train.Recipe` for the victims. clean_ratio: the defender's share of
+    recipe: fields of `benchmark.train.Recipe` for the victims; an attack's own `recipe` is merged
+    over it. clean_ratio: the defender's share of
     the clean training set, in (0, 1]. score_every: rounds between two points of a learning
     curve. select: selection rules by defense label, where not the plugin's own. data: folder of
     the datasets, where neither the command line nor the environment names one.

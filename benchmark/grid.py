@@ -101,10 +101,11 @@ def make_grid(config: Config, only: str = "") -> Grid:
     Raises:
         InputError: a plugin, field or value that does not exist, or a class no dataset has.
     """
+    recipes = _recipes(config)
     parts: dict[str, list[Any]] = {
         "dataset": [build("datasets", spec) for spec in config.datasets],
         "model": [build("models", spec) for spec in config.models],
-        "attack": [build("attacks", spec) for spec in config.attacks],
+        "attack": list(recipes),
         "defense": [build("defenses", spec) for spec in config.defenses],
         "seed": list(config.seeds),
     }
@@ -115,17 +116,34 @@ def make_grid(config: Config, only: str = "") -> Grid:
     _check_rules(config.select, [labels[defense] for defense in parts["defense"]])
     for axis, names in _filters(only).items():
         parts[axis] = _keep(axis, parts[axis], names, labels)
-    recipe: Recipe = construct(Recipe, config.recipe, "recipe")
     for dataset, attack in product(parts["dataset"], parts["attack"]):
         _check_target(dataset, attack)
     victims = tuple(
-        AttackJob(dataset=dataset, model=model, attack=attack, recipe=recipe, seed=seed)
+        AttackJob(dataset=dataset, model=model, attack=attack, recipe=recipes[attack], seed=seed)
         for dataset, model, attack, seed in product(
             parts["dataset"], parts["model"], parts["attack"], parts["seed"]
         )
     )
     defenses = tuple(parts["defense"])
     return Grid(victims, defenses, labels, config.clean_ratio, config.score_every)
+
+
+def _recipes(config: Config) -> dict[Attack, Recipe]:
+    """The attacks, each with the config's recipe under the fields of a `recipe` of its own."""
+    recipes: dict[Attack, Recipe] = {}
+    for spec in config.attacks:
+        given, own = spec, {}
+        if isinstance(spec, Mapping) and len(spec) == 1:
+            ((name, values),) = spec.items()
+            if isinstance(values, Mapping) and isinstance(values.get("recipe"), Mapping):
+                own = values["recipe"]
+                given = {name: {k: v for k, v in values.items() if k != "recipe"}}
+        attack: Any = build("attacks", given)
+        what = f"attack {key_of(attack)!r}: recipe" if own else "recipe"
+        recipe = construct(Recipe, {**config.recipe, **own}, what)
+        if recipes.setdefault(attack, recipe) != recipe:
+            raise InputError(f"attack {key_of(attack)!r} is given twice with different recipes")
+    return recipes
 
 
 def check_data(grid: Grid, data: Path) -> None:

@@ -232,3 +232,15 @@ def test_only_refuses_what_is_not_in_the_grid(tmp_path, only, told):
 def test_a_grid_without_results_has_no_rows_but_their_columns(tmp_path):
     rows = make_grid(config(tmp_path)).rows(Store(tmp_path / "cache"))
     assert len(rows) == 0 and tuple(rows.columns) == COLUMNS
+
+
+def test_an_attack_may_have_a_recipe_of_its_own(tmp_path):
+    own = {"blended": {"alpha": 0.1, "recipe": {"schedule": "multistep"}}}
+    victims = make_grid(config(tmp_path, attacks=["badnets", own])).victims
+    schedules = {victim.attack.name: victim.recipe.schedule for victim in victims}
+    assert schedules == {"BadNets": "cosine", "Blended": "multistep"}
+    assert {victim.recipe.epochs for victim in victims} == {3}
+    with pytest.raises(InputError, match="attack 'badnets': recipe: unknown field 'epoch'"):
+        make_grid(config(tmp_path, attacks=[{"badnets": {"recipe": {"epoch": 1}}}]))
+    with pytest.raises(InputError, match="twice with different recipes"):
+        make_grid(config(tmp_path, attacks=["badnets", {"badnets": {"recipe": {"lr": 1}}}]))
