@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import random
-import resource
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from attacks.asset import AssetPoisoning
 from attacks.base import Trigger, poison
+from benchmark.clock import Clock, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean, draw_poisoned
 from benchmark.jobs import AssetJob, AttackJob, DefenseJob, Job, describe, key
 from benchmark.metrics import Poisoned, poison_test, predict, score, share
@@ -27,7 +26,6 @@ from benchmark.store import Row, Store, write_json, write_tensors
 from defenses.base import NotApplicable
 from models.classifier import Classifier
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -50,7 +48,7 @@ def execute(job: Job, store: Store, device: torch.device, data: Path) -> None:
                     rows = _attack(job, task.to(device), store, folder)
                 case DefenseJob():
                     rows = _defend(job, task, store, device)
-        common = {"note": "; ".join(dict.fromkeys(notes)), **_hardware(device)}
+        common = {"note": "; ".join(dict.fromkeys(notes)), **hardware(device)}
         write_json(folder / "rows.json", [row | common for row in rows])
 
 
@@ -75,7 +73,7 @@ def _make_asset(job: AssetJob, train: Images, folder: Path) -> list[Row]:
     model = _make(job, train.y.device)
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
     _seed(job.seed)
-    clock = _Clock(train.y.device)
+    clock = Clock(train.y.device)
     tensors: dict[str, Tensor] = _exhaust(clock.timed(job.asset(model, train, job.recipe)))
     write_tensors(folder / "tensors.safetensors", tensors)
     return [{"kind": "asset", "step": 0, **clock.reading()}]
@@ -92,7 +90,7 @@ def _attack(job: AttackJob, task: Task, store: Store, folder: Path) -> list[Row]
             "only %d of %d images can be poisoned with clean labels", len(rows), wanted
         )
     model = _make(job, device)
-    clock = _Clock(device)
+    clock = Clock(device)
     if job.asset is not None and isinstance(attack, AssetPoisoning):
         asset = store.tensors(key(job.asset), str(device))
         training = attack(model, task.train, rows, job.recipe, asset)
@@ -125,7 +123,7 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
         known = task.train[rows].to(device)
     else:
         known = _poisoned_training_set(task.train.to(device), tensors)
-    clock = _Clock(device)
+    clock = Clock(device)
 
     def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:
         row = {"step": step, "value": value, "poison_ratio": share_poisoned, **common}
@@ -182,39 +180,6 @@ def _exhaust(generator: Generator[Any, None, R]) -> R:
             return value
 
 
-class _Clock:
-    """Wall time and peak memory of a method, without the scoring between its steps."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = 0.0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def timed(self, steps: Iterator[T] | Generator[T, None, R]) -> Generator[T, None, R]:
-        """The same steps, each of them timed; returns what the generator returns."""
-        while True:
-            start = time.perf_counter()
-            try:
-                step = next(steps)
-            except StopIteration as stop:
-                value: R = stop.value
-                return value
-            finally:
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                self.seconds += time.perf_counter() - start
-            yield step
-
-    def reading(self) -> Row:
-        """Seconds so far and the peak, in MiB, of GPU memory or of the process."""
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        return {"seconds": round(self.seconds, 3), "peak_mib": round(peak, 1)}
-
-
 @contextmanager
 def _journal(file: Path) -> Iterator[list[str]]:
     """Log the block's epochs and messages to the file; collects warnings for the rows' note."""
@@ -248,21 +213,3 @@ class _Journal(logging.Handler):
         self.stream.write(json.dumps(line) + "\n")
         if record.levelno >= logging.WARNING:
             self.notes.append(record.getMessage())
-
-
-@lru_cache
-def _hardware(device: torch.device) -> Row:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{torch.get_num_threads()}-thread {_processor()}"
-    return {"device": name, "versions": f"torch {torch.__version__}"}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attacks.badnets import BadNets
+from benchmark.clock import RESET_PEAK, Clock
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
 from benchmark.metrics import Poisoned, poison_test, predict, score, share
@@ -159,3 +160,12 @@ def test_predictions_cover_all_images_in_order():
 
 def test_share_is_a_quotient_of_integers():
     assert share(torch.tensor([True] * 9503 + [False] * 497)) == 0.9503
+
+
+@pytest.mark.skipif(not RESET_PEAK.exists(), reason="only Linux can reset a process's peak")
+def test_peak_memory_is_that_of_the_job_alone():
+    large = Clock(torch.device("cpu"))
+    block = torch.ones(64 * 2**20)
+    high = large.reading()["peak_mib"]
+    del block
+    assert Clock(torch.device("cpu")).reading()["peak_mib"] < high - 128
