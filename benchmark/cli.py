@@ -139,7 +139,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
     grid = make_grid(read(arguments.config), arguments.only)
     tables, complete = overview(grid, Store(_cache(arguments)))
-    Console().print(*tables, sep="\n")
+    # Into a file or a pipe, a table keeps its words whole.
+    Console(width=None if sys.stdout.isatty() else 200).print(*tables, sep="\n")
     return 0 if complete else INCOMPLETE
 
 

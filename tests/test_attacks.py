@@ -152,7 +152,7 @@ def test_a_trigger_leaves_its_input_alone(attack: BadNets | Blended | SIG, noise
 )
 def test_a_field_out_of_range_is_refused(attack: type[Attack], field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{field} is {value}, accepted: "):
-        attack(**{field: value})  # type: ignore[arg-type]
+        attack(**{field: value})
 
 
 # BadNets
@@ -529,7 +529,7 @@ def test_lf_deepfool_crosses_a_linear_boundary_in_one_step() -> None:
     w = weights[0] - weights[1]
     assert torch.allclose(r.flatten(), 1.02 * 5 * w / w.square().sum(), atol=1e-5)
     assert targeted_deepfool(model, z, 1) is not None
-    assert not targeted_deepfool(model, z, 1).any()  # type: ignore[union-attr]
+    assert not targeted_deepfool(model, z, 1).any()
 
 
 def test_lf_deepfool_gives_up_on_a_model_without_gradient() -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from benchmark import cli
 from benchmark.config import read
+from benchmark.contact_sheet import contact_sheet
 from benchmark.grid import make_grid
 from benchmark.jobs import key
 from benchmark.plugin import KINDS, keys
@@ -114,6 +115,19 @@ def test_a_run_writes_rows_tables_and_figures(finished):
     assert {file.suffix for file in figures} == {".pdf", ".png"}
     assert all(file.stat().st_size for file in figures)
     assert "FT" in (folder / "report.md").read_text()
+
+
+def test_show_puts_poisoned_images_beside_clean_ones(finished, tmp_path, capsys):
+    config, results = finished
+    assert cli.main(["show", str(config), "--results", str(results)]) == 0
+    assert Path(capsys.readouterr().out.strip()).stat().st_size
+    (victim,) = make_grid(read(config)).victims
+    figure = contact_sheet([victim], ["BadNets"], Store(results / "cache"), tmp_path, columns=2)
+    clean, poisoned, change = (axis.images[0].get_array() for axis in figure.axes[:3])
+    assert (poisoned[-3:, -3:] == 255).all() and (change[:-3] == 128).all()
+    assert (poisoned[:-3] == clean[:-3]).all() and (poisoned[:, :-3] == clean[:, :-3]).all()
+    assert cli.main(["show", str(config), "--results", str(tmp_path)]) == 2
+    assert "first: run it" in capsys.readouterr().err
 
 
 def test_the_cache_holds_json_and_safetensors_only(finished):

@@ -64,7 +64,7 @@ def cnn() -> Classifier:
         for layer in batch_norms(model).values():
             layer.weight.uniform_(0.5, 1.5)
             layer.bias.uniform_(-0.5, 0.5)
-            layer.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
+            layer.running_mean.uniform_(-0.1, 0.1)
     return model.eval()
 
 
@@ -342,15 +342,15 @@ def test_fp_mask_outlives_fine_tuning(
     recipe = Recipe(epochs=2, batch_size=50, augment=False)
     *_, model = FP(tolerance=0.9, recipe=recipe)(cnn, digits)
     result = copy.deepcopy(model)
-    columns = (result.head.weight == 0).all(0)  # type: ignore[union-attr]
+    columns = (result.head.weight == 0).all(0)
     assert 0 < int(columns.sum()) < len(columns)
     assert activity[columns].max() < activity[~columns].min()
     assert f"pruned {int(columns.sum())} of 16 features" in caplog.messages
     x = torch.randn(3, 16)
     changed = torch.where(columns, torch.randn(3, 16), x)
     assert not torch.equal(x, changed)
-    assert torch.equal(result.head(x), result.head(changed))  # type: ignore[operator]
-    assert (result.head(x) != result.head(x * 2)).any()  # type: ignore[operator]
+    assert torch.equal(result.head(x), result.head(changed))
+    assert (result.head(x) != result.head(x * 2)).any()
 
 
 # NAD
@@ -589,7 +589,7 @@ def test_anp_pruning(cnn: Classifier, digits: Images) -> None:
         assert first.bias[1] != 0
         assert not torch.equal(result(x), whole)
         assert torch.equal(cnn(x), whole)
-    assert result.head.weight is cnn.head.weight  # type: ignore[union-attr]
+    assert result.head.weight is cnn.head.weight
 
 
 def test_anp_candidates(monkeypatch: pytest.MonkeyPatch, cnn: Classifier, digits: Images) -> None:

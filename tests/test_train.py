@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from benchmark.data import Images, augment
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
+from benchmark.execute import _seed
 from benchmark.plugin import construct
-from benchmark.train import Recipe, fit, shuffled
+from benchmark.train import Recipe, fit, precision, shuffled
 from models.small_cnn import SmallCNN
 
 
@@ -174,12 +175,12 @@ def test_bf16_rounds_the_weights_of_each_step():
 def test_bf16_learns_as_fp32_does():
     data = Digits()(Path()).train[torch.arange(512)]
     final = {}
-    for precision in ("fp32", "bf16"):
+    for kind in ("fp32", "bf16"):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-        list(fit(model, data, plain(epochs=3, batch_size=32, lr=0.005, precision=precision)))
+        list(fit(model, data, plain(epochs=3, batch_size=32, lr=0.005, precision=kind)))
         with torch.no_grad():
-            final[precision] = F.cross_entropy(model(data.floats()), data.y).item()
+            final[kind] = F.cross_entropy(model(data.floats()), data.y).item()
     assert final["fp32"] < 1.5
     assert final["bf16"] == pytest.approx(final["fp32"], rel=0.02)
 
@@ -286,9 +287,9 @@ def test_a_failing_loss_leaves_the_arithmetic_as_it_was():
     def loss(model, x, y):
         raise ArithmeticError
 
-    for precision in ("tf32", "bf16", "fp32"):
+    for kind in ("tf32", "bf16", "fp32"):
         with pytest.raises(ArithmeticError):
-            list(fit(Scalar(), noise(2), plain(epochs=1, precision=precision), loss=loss))
+            list(fit(Scalar(), noise(2), plain(epochs=1, precision=kind), loss=loss))
         now = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
         assert now == flags and not torch.is_autocast_enabled("cpu")
 
@@ -315,3 +316,11 @@ def test_a_failing_loss_leaves_the_arithmetic_as_it_was():
 def test_impossible_recipes_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         construct(Recipe, fields, "recipe")
+
+
+def test_a_job_starts_in_full_precision():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    with precision("tf32", torch.device("cpu")):
+        assert cudnn.allow_tf32 and matmul.allow_tf32
+        _seed(0)
+        assert not cudnn.allow_tf32 and not matmul.allow_tf32
