@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -28,11 +28,11 @@ class Asset(ABC):
 
     revision: ClassVar[int] = 1
     """Raised when the same fields come to mean other numbers."""
-    trains_model: ClassVar[bool]
-    """Whether it depends on the architecture and the recipe as well as on the training images."""
+    model: ClassVar[Literal["unused", "fresh", "clean"]]
+    """What it does with the model it is given: nothing, train it, or read a clean-trained one."""
 
     def canonical(self) -> dict[str, Any]:
-        """What identifies the asset, beside data, seed and, if it trains it, model and recipe."""
+        """What identifies the asset, beside data, seed and, if it uses them, model and recipe."""
         return {"asset": type(self).__name__, "revision": self.revision, **asdict(self)}
 
     @abstractmethod
@@ -40,10 +40,22 @@ class Asset(ABC):
         """Make the asset.
 
         Args:
-            model: freshly initialised, on the data's device; the asset may train it.
+            model: on the data's device; trained on clean data if the asset's `model` is "clean",
+                else freshly initialised.
             train: the clean training set.
             recipe: how victims are trained.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanModel(Asset):
+    """Weights of a model trained on clean data: patterns are made from it, victims compared."""
+
+    model: ClassVar[Literal["fresh"]] = "fresh"
+
+    def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
+        yield from fit(model, train, recipe)
+        return dict(model.state_dict())
 
 
 class AssetPoisoning(Attack):
@@ -68,7 +80,10 @@ class AssetPoisoning(Attack):
     ) -> Training:
         """Train `model` in place, with a backdoor; an asset that is not given is made first."""
         if asset is None:
-            asset = yield from self.asset(copy.deepcopy(model), train, recipe)
+            used = copy.deepcopy(model)
+            if self.asset.model == "clean":
+                yield from fit(used, train, recipe)
+            asset = yield from self.asset(used, train, recipe)
         trigger = self.trigger(asset)
         yield from fit(model, poison(train, rows, self, trigger, model.num_classes), recipe)
         return trigger

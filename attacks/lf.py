@@ -23,9 +23,9 @@ class LF(AssetPoisoning):
     [0, 1). amplitude: v spans [0, amplitude], in (0, 1].
 
     Note: the published code measures the share on 10 test images of each class. An attack sees
-    no test data here, so up to 10 training images of each class (at most a tenth of it) are held
-    out from the clean model's training. Its generator also added the pattern before normalisation
-    in one place and after it in another; here always to pixels.
+    no test data here, so it is up to 10 training images of each class (at most a tenth of it) that
+    the pattern is not made from. Its generator also added the pattern before normalisation in one
+    place and after it in another; here always to pixels.
     """
 
     name: ClassVar[str] = "LF"

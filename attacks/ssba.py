@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class SSBA(AssetPoisoning):
 class HiddenBits(Asset):
     """Weights "encoder.*" and "decoder.*", and "secret", float (1, 100); fields as in `SSBA`."""
 
-    trains_model: ClassVar[bool] = False
+    model: ClassVar[Literal["unused"]] = "unused"
 
     epochs: int
     batch_size: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from attacks.asset import Asset, Making
 from benchmark.data import Images
-from benchmark.train import Recipe, fit
+from benchmark.train import Recipe
 from models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class UniversalPattern(Asset):
     """A "pattern", float (1, C, H, W), that drives a clean model to `target`; fields as in `LF`."""
 
-    trains_model: ClassVar[bool] = True
+    model: ClassVar[Literal["clean"]] = "clean"
 
     target: int
     images: int
@@ -32,12 +32,12 @@ class UniversalPattern(Asset):
 
     def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
         judged = _some_of_each_class(train.y)
-        kept = torch.ones_like(train.y, dtype=torch.bool)
-        kept[judged] = False
-        known = train[kept.nonzero()[:, 0]]
-        yield from fit(model, known, recipe)
-        drawn = torch.randperm(len(known))[: self.images].to(train.y.device)
-        pattern = self.search(model, known.floats(drawn), train.floats(judged))
+        others = torch.ones_like(train.y, dtype=torch.bool)
+        others[judged] = False
+        drawn = others.nonzero()[:, 0]
+        drawn = drawn[torch.randperm(len(drawn))[: self.images].to(drawn.device)]
+        pattern = self.search(model, train.floats(drawn), train.floats(judged))
+        yield model
         return {"pattern": pattern.contiguous()}
 
     def search(self, model: Classifier, x: Tensor, judged: Tensor) -> Tensor:

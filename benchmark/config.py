@@ -22,7 +22,8 @@ class Config:
     over it. clean_ratio: the defender's share of
     the clean training set, in (0, 1]. score_every: rounds between two points of a learning
     curve. select: selection rules by defense label, where not the plugin's own. data: folder of
-    the datasets, where neither the command line nor the environment names one.
+    the datasets, where neither the command line nor the environment names one. clean_model: train
+    a model on clean data as well, by `recipe`; its ACC is printed under those of the victims.
     """
 
     datasets: list[Any]
@@ -35,6 +36,7 @@ class Config:
     score_every: int = 1
     select: dict[str, str] = field(default_factory=dict)
     data: str = "data"
+    clean_model: bool = False
 
     def __post_init__(self) -> None:
         for name in ("datasets", "models", "attacks", "seeds"):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.asset import AssetPoisoning
+from attacks.asset import AssetPoisoning, CleanModel
 from attacks.base import Trigger, poison
 from benchmark.clock import Clock, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean, draw_poisoned
@@ -43,7 +43,7 @@ def execute(job: Job, store: Store, device: torch.device, data: Path) -> None:
             task = _task((job.victim if isinstance(job, DefenseJob) else job).dataset, data)
             match job:
                 case AssetJob():
-                    rows = _make_asset(job, task.train.to(device), folder)
+                    rows = _make_asset(job, task.to(device), store, folder)
                 case AttackJob():
                     rows = _attack(job, task.to(device), store, folder)
                 case DefenseJob():
@@ -68,15 +68,21 @@ def _make(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
     return job.model(job.dataset).to(device).to(memory_format=torch.channels_last)
 
 
-def _make_asset(job: AssetJob, train: Images, folder: Path) -> list[Row]:
+def _make_asset(job: AssetJob, task: Task, store: Store, folder: Path) -> list[Row]:
+    device = task.train.y.device
     _seed(job.seed)
-    model = _make(job, train.y.device)
+    model = _make(job, device)
+    if job.clean_model:
+        model.load_state_dict(store.tensors(key(job.clean_model), str(device)))
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
     _seed(job.seed)
-    clock = Clock(train.y.device)
-    tensors: dict[str, Tensor] = _exhaust(clock.timed(job.asset(model, train, job.recipe)))
+    clock = Clock(device)
+    tensors: dict[str, Tensor] = _exhaust(clock.timed(job.asset(model, task.train, job.recipe)))
     write_tensors(folder / "tensors.safetensors", tensors)
-    return [{"kind": "asset", "step": 0, **clock.reading()}]
+    if not isinstance(job.asset, CleanModel):
+        return [{"kind": "asset", "step": 0, **clock.reading()}]
+    measured = score(model, task.test) | clock.reading()
+    return [{"kind": "clean", "step": 0, "poison_ratio": 0.0, **measured}]
 
 
 def _attack(job: AttackJob, task: Task, store: Store, folder: Path) -> list[Row]:

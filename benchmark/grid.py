@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from attacks.asset import CleanModel
 from attacks.base import Attack
 from benchmark.config import Config
 from benchmark.data import Dataset
 from benchmark.errors import InputError, nearest
-from benchmark.jobs import AttackJob, DefenseJob, Job, key, needs
+from benchmark.jobs import AssetJob, AttackJob, DefenseJob, Job, key, needs
 from benchmark.plugin import Plugin, build, construct, key_of
 from benchmark.store import Row, Store
 from benchmark.tables import check
@@ -42,6 +43,8 @@ class Grid:
     labels: dict[Plugin, str]
     clean_ratio: float
     score_every: int
+    references: tuple[AssetJob, ...] = ()
+    """Models trained on clean data, to compare the victims' ACC with."""
 
     def cells(self) -> Iterator[tuple[AttackJob, DefenseJob | None]]:
         """Each victim undefended (None), then under each defense."""
@@ -69,6 +72,8 @@ class Grid:
 
         for victim, defended in self.cells():
             add(defended or victim)
+        for reference in self.references:
+            add(reference)
         return list(jobs.values())
 
     def place(self, victim: AttackJob, defended: DefenseJob | None) -> dict[str, Any]:
@@ -92,6 +97,13 @@ class Grid:
                 "victim": key(victim),
             }
             found.extend(labels | _judged(victim, row) for row in store.rows(labels["key"]))
+        for job in self.references:
+            if key(job) in store:
+                place = {"dataset": self.labels[job.dataset], "model": self.labels[job.model]}
+                found.extend(
+                    row | place | {"seed": job.seed, "key": key(job)}
+                    for row in store.rows(key(job))
+                )
         return pd.DataFrame(found).reindex(columns=COLUMNS)
 
 
@@ -114,7 +126,8 @@ def make_grid(config: Config, only: str = "") -> Grid:
     for axis in AXES[:-1]:
         labels |= _labels(axis, parts[axis])
     _check_rules(config.select, [labels[defense] for defense in parts["defense"]])
-    for axis, names in _filters(only).items():
+    filters = _filters(only)
+    for axis, names in filters.items():
         parts[axis] = _keep(axis, parts[axis], names, labels)
     for dataset, attack in product(parts["dataset"], parts["attack"]):
         _check_target(dataset, attack)
@@ -124,8 +137,19 @@ def make_grid(config: Config, only: str = "") -> Grid:
             parts["dataset"], parts["model"], parts["attack"], parts["seed"]
         )
     )
+    references = tuple(
+        AssetJob(
+            dataset=dataset,
+            model=model,
+            asset=CleanModel(),
+            recipe=construct(Recipe, config.recipe, "recipe"),
+            seed=seed,
+        )
+        for dataset, model, seed in product(parts["dataset"], parts["model"], parts["seed"])
+        if config.clean_model and not filters.keys() & {"attack", "defense"}
+    )
     defenses = tuple(parts["defense"])
-    return Grid(victims, defenses, labels, config.clean_ratio, config.score_every)
+    return Grid(victims, defenses, labels, config.clean_ratio, config.score_every, references)
 
 
 def _recipes(config: Config) -> dict[Attack, Recipe]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from attacks.asset import Asset, AssetPoisoning
+from attacks.asset import Asset, AssetPoisoning, CleanModel
 from attacks.base import Attack
 from benchmark.data import Dataset
 from benchmark.train import Recipe
@@ -19,7 +19,7 @@ from models.classifier import Architecture
 class AssetJob:
     """Make what an attack needs from the clean training set, for all runs that need it.
 
-    model, recipe: of what it trains; part of the key only if it trains the model.
+    model, recipe: of the model that it trains or reads; no part of the key if it uses none.
     """
 
     dataset: Dataset
@@ -29,17 +29,22 @@ class AssetJob:
     seed: int
 
     def canonical(self) -> dict[str, Any]:
-        trained = {"model": self.model.canonical(), "recipe": asdict(self.recipe)}
+        used = {"model": self.model.canonical(), "recipe": asdict(self.recipe)}
         return {
             "job": "asset",
             "dataset": self.dataset.canonical(),
             "asset": self.asset.canonical(),
             "seed": self.seed,
-            **(trained if self.asset.trains_model else {}),
+            **({} if self.asset.model == "unused" else used),
         }
 
+    @property
+    def clean_model(self) -> AssetJob | None:
+        """The job that trains the model which the asset is made from."""
+        return replace(self, asset=CleanModel()) if self.asset.model == "clean" else None
+
     def __str__(self) -> str:
-        where = f" / {self.model.label}" if self.asset.trains_model else ""
+        where = "" if self.asset.model == "unused" else f" / {self.model.label}"
         return f"{self.dataset.label}{where} / {type(self.asset).__name__} / {self.seed}"
 
 
@@ -61,6 +66,7 @@ class AttackJob:
             "attack": self.attack.canonical(),
             "recipe": asdict(self.recipe),
             "seed": self.seed,
+            **({"asset": self.asset.asset.canonical()} if self.asset else {}),
         }
 
     @property
@@ -121,6 +127,12 @@ def key(job: Job) -> str:
 
 def needs(job: Job) -> tuple[Job, ...]:
     """Jobs whose results this one reads."""
-    if isinstance(job, DefenseJob):
-        return (job.victim,)
-    return (job.asset,) if isinstance(job, AttackJob) and job.asset else ()
+    need: Job | None = None
+    match job:
+        case DefenseJob():
+            need = job.victim
+        case AttackJob():
+            need = job.asset
+        case AssetJob():
+            need = job.clean_model
+    return (need,) if need else ()

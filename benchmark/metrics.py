@@ -39,23 +39,28 @@ def poison_test(test: Images, attack: Attack, trigger: Trigger, num_classes: int
     return Poisoned(replace(test[rows], x=x), wanted[rows])
 
 
-def score(model: nn.Module, clean: Images, poisoned: Poisoned) -> dict[str, float | int | str]:
+def score(
+    model: nn.Module, clean: Images, poisoned: Poisoned | None = None
+) -> dict[str, float | int | str]:
     """Shares in [0, 1] and the counts behind them.
 
     acc: of clean images predicted as their class. asr, racc: of poisoned images predicted as the
     attacker's class, and as their own. A prediction that is not finite counts as wrong; one that
-    is not finite, or the same for all clean images, gives the status "diverged".
+    is not finite, or the same for all clean images, gives the status "diverged". Without poisoned
+    images, acc and its count alone.
     """
-    found, triggered = predict(model, clean), predict(model, poisoned.images)
-    broken = bool((found < 0).any() or (triggered < 0).any() or (found == found[0]).all())
-    return {
-        "acc": share(found == clean.y),
-        "asr": share(triggered == poisoned.wanted),
-        "racc": share(triggered == poisoned.images.y),
-        "n_clean": len(clean),
-        "n_poisoned": len(poisoned.images),
-        "status": "diverged" if broken else "ok",
-    }
+    found = predict(model, clean)
+    broken = bool((found < 0).any() or (found == found[0]).all())
+    scores: dict[str, float | int | str] = {"acc": share(found == clean.y), "n_clean": len(clean)}
+    if poisoned is not None:
+        triggered = predict(model, poisoned.images)
+        broken |= bool((triggered < 0).any())
+        scores |= {
+            "asr": share(triggered == poisoned.wanted),
+            "racc": share(triggered == poisoned.images.y),
+            "n_poisoned": len(poisoned.images),
+        }
+    return scores | {"status": "diverged" if broken else "ok"}
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def footnotes(selected: DataFrame) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def metric_table(selected: DataFrame, metric: str) -> Table:
+def metric_table(selected: DataFrame, metric: str, notes: tuple[str, ...] = ()) -> Table:
     """The table of one metric (a key of `METRICS`) for one (dataset, model) pair, in percent."""
     mean, std = (100 * tables.pivot(selected, metric, how) for how in ("mean", "std"))
     states, kept = tables.statuses(selected), [*tables.counted(selected), "Average"]
@@ -119,7 +119,11 @@ def metric_table(selected: DataFrame, metric: str) -> Table:
     what = f"{METRICS[metric]} in percent, {better} is better; best defense bold, second underlined"
     text, ranks = text.reset_index(drop=True), ranks.reset_index(drop=True)
     return Table(
-        caption(selected, what), text, numbers.assign(status=odd), ranks, footnotes(selected)
+        caption(selected, what),
+        text,
+        numbers.assign(status=odd),
+        ranks,
+        footnotes(selected) + notes,
     )
 
 
@@ -183,10 +187,16 @@ def reported_table(selected: DataFrame, published: Path) -> Table | None:
     return Table(caption(selected, what), *frames, footnotes(selected), left=2)
 
 
-def build(rows: DataFrame, selected: DataFrame, published: Path) -> dict[str, Table]:
+def build(
+    rows: DataFrame, selected: DataFrame, clean: DataFrame, published: Path
+) -> dict[str, Table]:
     """Every table of one (dataset, model) pair that its rows allow, by file name."""
     metrics = [metric for metric in METRICS if selected[metric].notna().any()]
     made = {metric: metric_table(selected, metric) for metric in metrics}
+    if len(clean):
+        scores = " / ".join(f"{100 * acc:.2f}" for acc in clean["acc"])
+        note = f"A model trained on clean data by the same recipe: {scores}."
+        made["acc"] = metric_table(selected, "acc", (note,))
     others = {"cost": cost_table(rows), "reported": reported_table(selected, published)}
     return made | {name: table for name, table in others.items() if table}
 
@@ -217,19 +227,21 @@ def report(folder: Path, rules: Mapping[str, str], published: Path = PUBLISHED) 
         InputError: unreadable rows, or rules that do not fit them.
     """
     rows = read_rows(folder / "rows.csv")
+    attacked = rows["kind"] != "clean"
     try:
-        selected = tables.select(rows, rules)
+        selected = tables.select(rows[attacked], rules)
     except ValueError as error:
         raise InputError(f"{folder / 'rows.csv'}: {error}") from error
     written: list[Path] = []
     parts = [f"# {folder.name}", overview(rows, selected)]
-    pairs, looks = selected.groupby(["dataset", "model"], sort=False), figures.looks(rows)
+    pairs, looks = selected.groupby(["dataset", "model"], sort=False), figures.looks(rows[attacked])
     for (dataset, model), chosen in pairs:
-        steps = rows[(rows["dataset"] == dataset) & (rows["model"] == model)]
+        here = (rows["dataset"] == dataset) & (rows["model"] == model)
+        steps, clean = rows[here & attacked], rows[here & ~attacked]
         name = re.sub(r"[^a-z0-9]+", "-", f"{dataset} {model}".lower()).strip("-")
         place = name if len(pairs) > 1 else ""
         parts.append(f"## {dataset}, {model}")
-        for name, table in build(steps, chosen, published).items():
+        for name, table in build(steps, chosen, clean, published).items():
             parts += [f"### {METRICS.get(name, name.capitalize())}", table.markdown().strip()]
             stem = folder / "tables" / place / name
             stem.parent.mkdir(parents=True, exist_ok=True)

@@ -151,8 +151,9 @@ def test_jobs_are_unique_with_victims_before_their_defenses(tmp_path):
 def test_an_asset_is_made_once_before_all_attacks_that_need_it(tmp_path):
     ratios = [{"lf": {"ratio": ratio}} for ratio in (0.05, 0.1)]
     jobs = make_grid(config(tmp_path, attacks=ratios, models=["small_cnn"], seeds=[0])).jobs()
-    assert [type(job) is AssetJob for job in jobs] == [True] + [False] * 6
-    assert [needs(job) for job in jobs if isinstance(job, AttackJob)] == [(jobs[0],)] * 2
+    assert [type(job) is AssetJob for job in jobs] == [True] * 2 + [False] * 6
+    assert needs(jobs[1]) == (jobs[0],)
+    assert [needs(job) for job in jobs if isinstance(job, AttackJob)] == [(jobs[1],)] * 2
 
 
 @pytest.mark.parametrize(
