@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +75,17 @@ def threshold(mask: Tensor) -> Tensor:
 
 
 class AccumulatingAdam(torch.optim.Adam):
-    """Adam on the running sum of all gradients so far."""
+    """Adam on the running sum of all gradients so far, which is thereby part of its state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = [p.grad for group in self.param_groups for p in group["params"]]
+        return {"adam": super().state_dict(), "sums": sums}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict["adam"])
+        parameters = (p for group in self.param_groups for p in group["params"])
+        for parameter, total in zip(parameters, state_dict["sums"], strict=True):
+            parameter.grad = None if total is None else total.to(parameter.device)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Nothing is cleared between steps."""

@@ -80,7 +80,9 @@ class InputAware(Attack):
         masks = torch.optim.Adam(trigger.masks.parameters(), self.lr, betas=(0.5, 0.9))
         schedule = MultiStepLR(masks, [10, 20])
         stage = replace(recipe, epochs=self.mask_epochs)
-        for trained in fit(model, train, stage, loss=mask_loss, also=(masks,)):
+        for trained in fit(
+            model, train, stage, loss=mask_loss, also=(masks,), keeps=(trigger, schedule)
+        ):
             schedule.step()
             yield trained
         trigger.masks.eval().requires_grad_(False)
@@ -93,7 +95,9 @@ class InputAware(Attack):
         patterns = adam(trigger.patterns.parameters(), self.lr, betas=(0.5, 0.9))
         schedule = MultiStepLR(patterns, [200, 300, 400, 500])
         stage = replace(recipe, epochs=joint_epochs)
-        for trained in fit(model, train, stage, loss=loss, also=(patterns,)):
+        for trained in fit(
+            model, train, stage, loss=loss, also=(patterns,), keeps=(trigger, schedule)
+        ):
             schedule.step()
             yield trained
         return trigger.eval().requires_grad_(False)

@@ -29,7 +29,8 @@ class SSBA(AssetPoisoning):
     encoder_epochs: of the encoder's and decoder's training on the clean training images, at least
     1. encoder_batch_size: images in a step, at least 1. hold, ramp: once 0.9 of a batch's bits are
     read, fidelity to the image counts nothing for `hold` more steps, then its weight rises to 10
-    over `ramp` steps; 0 and 1 or more. lr: of Adam, constant, above 0.
+    over `ramp` steps; 0 and 1 or more. lr: of Adam, constant, above 0. encoder_precision: of the
+    encoder's and decoder's training; images are always encoded in fp32.
 
     Note: b is drawn from the seed, where the published code hides an error-correcting code of a
     word; any fixed string does the same. Encoded images are rounded to 8 bits, as published.
@@ -43,6 +44,7 @@ class SSBA(AssetPoisoning):
     hold: int = 1000
     ramp: int = 3000
     lr: float = 1e-4
+    encoder_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,6 +60,7 @@ class SSBA(AssetPoisoning):
             hold=self.hold,
             ramp=self.ramp,
             lr=self.lr,
+            precision=self.encoder_precision,
         )
 
     def trigger(self, asset: Mapping[str, Tensor]) -> Trigger:
@@ -75,11 +78,14 @@ class HiddenBits(Asset):
     hold: int
     ramp: int
     lr: float
+    precision: Literal["fp32", "tf32", "bf16"]
 
     def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
         size, device = train.x.shape[-1], train.x.device
         secret = torch.randint(2, (1, BITS)).float().to(device)
-        encoder, decoder = Encoder().to(device), Decoder(size).to(device)
+        layout = torch.channels_last
+        encoder = Encoder().to(device).to(memory_format=layout)
+        decoder = Decoder(size).to(device).to(memory_format=layout)
         # Steps since bits were first read; a tensor, so that no step waits for the device.
         since = torch.tensor(-1, device=device)
 
@@ -89,13 +95,20 @@ class HiddenBits(Asset):
             logits = decoder(encoded)
             read = bits_read(logits, bits) > 0.9
             since.add_(((since >= 0) | read).long())
-            fidelity = mse_weight(since, self.hold, self.ramp) * F.mse_loss(encoded, x)
-            return fidelity + F.binary_cross_entropy_with_logits(logits, bits)
+            fidelity = mse_weight(since, self.hold, self.ramp) * F.mse_loss(encoded.float(), x)
+            return fidelity + F.binary_cross_entropy_with_logits(logits.float(), bits)
 
         # The classifier takes no part: its own optimiser finds no gradient to follow.
         adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], self.lr)
-        stage = Recipe(epochs=self.epochs, batch_size=self.batch_size, augment=False)
-        yield from fit(model, train, stage, loss=loss, also=(adam,))
+        stage = Recipe(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            augment=False,
+            precision=self.precision,
+        )
+        yield from fit(
+            model, train, stage, loss=loss, also=(adam,), keeps=(encoder, decoder, since)
+        )
         asset = {
             "secret": secret,
             **{f"encoder.{name}": value for name, value in encoder.state_dict().items()},

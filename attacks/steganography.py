@@ -1,4 +1,9 @@
-"""StegaStamp: hide bits in an image and read them back (Tancik et al. 2020, arXiv 1904.05343)."""
+"""StegaStamp: hide bits in an image and read them back (Tancik et al. 2020, arXiv 1904.05343).
+
+Note: both networks start from He's initialisation. From torch's default the bits' share of the
+decoder's input shrinks with each of 18 layers, and none was read in 1,500 steps of 64 images;
+from this one 90 % of a batch's bits are read after about a thousand.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,7 @@ class Encoder(nn.Module):
         self.merge = nn.ModuleList(nn.Conv2d(both, out, 3, 1, 1) for _, out, both in shapes)
         self.last = nn.Conv2d(32, 32, 3, 1, 1)
         self.image = nn.Conv2d(32, 3, 1)
+        self.apply(_initialise)
 
     def forward(self, x: Tensor, bits: Tensor) -> Tensor:
         """The repainted images.
@@ -58,6 +64,15 @@ class Decoder(nn.Sequential):
             self.extend([nn.Conv2d(widths[i], widths[i + 1], 3, stride, 1), nn.ReLU()])
         flat = 128 * (size // 32) ** 2
         self.extend([nn.Flatten(), nn.Linear(flat, 512), nn.ReLU(), nn.Linear(512, BITS)])
+        self.apply(_initialise)
+
+
+def _initialise(layer: nn.Module) -> None:
+    """He et al. 2015, arXiv 1502.01852: a signal keeps its size through layers with ReLUs."""
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
 
 
 def bits_read(logits: Tensor, bits: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds = 0.0
+        self.started = 0.0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         elif RESET_PEAK.exists():
@@ -36,7 +37,7 @@ class Clock:
     def timed(self, steps: Iterator[T] | Generator[T, None, R]) -> Generator[T, None, R]:
         """The same steps, each of them timed; returns what the generator returns."""
         while True:
-            start = time.perf_counter()
+            self.started = time.perf_counter()
             try:
                 step = next(steps)
             except StopIteration as stop:
@@ -45,8 +46,15 @@ class Clock:
             finally:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
-                self.seconds += time.perf_counter() - start
+                self.seconds += time.perf_counter() - self.started
             yield step
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds so far, for a checkpoint that is taken inside a step."""
+        return {"seconds": self.seconds + time.perf_counter() - self.started}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds, self.started = state["seconds"], time.perf_counter()
 
     def reading(self) -> Row:
         """Seconds so far and the peak, in MiB, of GPU memory or of the process."""

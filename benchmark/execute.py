@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attacks.asset import AssetPoisoning, CleanModel
 from attacks.base import Trigger, poison
+from benchmark.checkpoint import checkpoints
 from benchmark.clock import Clock, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean, draw_poisoned
 from benchmark.jobs import AssetJob, AttackJob, DefenseJob, Job, describe, key
@@ -27,6 +28,8 @@ from defenses.base import NotApplicable
 from models.classifier import Classifier
 
 R = TypeVar("R")
+CHECKPOINT_EVERY = 300.0
+"""Seconds between two checkpoints of an attack's training; one takes a fraction of a second."""
 
 
 def execute(job: Job, store: Store, device: torch.device, data: Path) -> None:
@@ -77,7 +80,7 @@ def _make_asset(job: AssetJob, task: Task, store: Store, folder: Path) -> list[R
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
     _seed(job.seed)
     clock = Clock(device)
-    tensors: dict[str, Tensor] = _exhaust(clock.timed(job.asset(model, task.train, job.recipe)))
+    tensors: dict[str, Tensor] = _train(job.asset(model, task.train, job.recipe), clock, store, job)
     write_tensors(folder / "tensors.safetensors", tensors)
     if not isinstance(job.asset, CleanModel):
         return [{"kind": "asset", "step": 0, **clock.reading()}]
@@ -102,7 +105,7 @@ def _attack(job: AttackJob, task: Task, store: Store, folder: Path) -> list[Row]
         training = attack(model, task.train, rows, job.recipe, asset)
     else:
         training = attack(model, task.train, rows, job.recipe)
-    trigger: Trigger = _exhaust(clock.timed(training))
+    trigger: Trigger = _train(training, clock, store, job)
     poisoned = poison_test(task.test, attack, trigger, model.num_classes)
     everything = torch.arange(len(rows), device=device)
     stamped = poison(task.train[rows], everything, attack, trigger, model.num_classes)
@@ -179,13 +182,16 @@ def _seed(seed: int) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _exhaust(generator: Generator[Any, None, R]) -> R:
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            value: R = stop.value
-            return value
+def _train(training: Generator[Any, None, R], clock: Clock, store: Store, job: Job) -> R:
+    """What a training returns; it goes on from a checkpoint, and leaves some on its way."""
+    steps: Generator[Any, None, R] = clock.timed(training)
+    with checkpoints(store.checkpoint(key(job)), CHECKPOINT_EVERY, keeps=(clock,)):
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                value: R = stop.value
+                return value
 
 
 @contextmanager

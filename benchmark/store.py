@@ -85,6 +85,10 @@ class Store:
             if folder not in alive:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def checkpoint(self, key: str) -> Path:
+        """Where a job that takes long saves what it needs to go on after an interruption."""
+        return self.root / "checkpoints" / f"{key}.pt"
+
     def record_failure(self, key: str, failure: Mapping[str, str]) -> None:
         """Keep why a job failed, until it succeeds or the record is forgotten."""
         draft = self.failures / f".{key}.{os.getpid()}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
+from benchmark import checkpoint
 from benchmark.data import Images, augment
 from benchmark.errors import check_range
 
@@ -92,6 +93,7 @@ def fit(
     *,
     loss: Loss[M] = cross_entropy,
     also: Sequence[torch.optim.Optimizer] = (),
+    keeps: Sequence[checkpoint.Kept] = (),
 ) -> Iterator[M]:
     """Train in place; yields the model after each epoch.
 
@@ -100,10 +102,13 @@ def fit(
         data: n images; each epoch is one shuffle of them, drawn from torch's default generator.
         loss: the method. It is called once a step and may change the batch it is given.
         also: optimisers of further networks that step together with the model's own.
+        keeps: whatever else changes from epoch to epoch, so that an interrupted attack can go on:
+            further networks, their schedules, tensors that the loss writes to.
     """
     optimizers = [recipe.optimize([p for p in model.parameters() if p.requires_grad]), *also]
     schedule = recipe.anneal(optimizers[0])
-    for epoch in range(1, recipe.epochs + 1):
+    stage = checkpoint.enter([model, *optimizers, schedule, *keeps])
+    for epoch in range(stage.epochs + 1, recipe.epochs + 1):
         total = torch.zeros((), device=data.y.device)
         batches = shuffled(len(data), recipe.batch_size, data.y.device, recipe.drop_last)
         for rows in batches:
@@ -128,6 +133,9 @@ def fit(
         else:
             schedule.step()
         yield model
+        # After the caller's own end of the epoch, which may step a schedule of its own.
+        stage.save(epoch)
+    stage.end()
 
 
 def shuffled(

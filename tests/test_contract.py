@@ -155,6 +155,16 @@ BAD = {
             body=f"{TRAIN}; CALLS.append(1); c = len(CALLS); return lambda x: x / (c + 1)"
         ),
     ),
+    "an interrupted attack goes on where it was saved": (
+        "attacks",
+        TRAINING.format(
+            body="""epochs = []
+        for trained in fit(model, train, recipe):
+            epochs.append(1)
+            yield trained
+        return lambda x: x / (1 + len(epochs))"""
+        ),
+    ),
     "labels are classes": (
         "attacks",
         attack("return 1 - x", "def relabel(self, y, num_classes): return y + num_classes"),

@@ -1,0 +1,186 @@
+"""A training that was interrupted goes on, and ends in the same bits as one that was not."""
+
+import random
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from attacks.base import Attack, Training
+from attacks.blended import Blended
+from attacks.input_aware import InputAware
+from attacks.lf import LF
+from attacks.ssba import SSBA
+from attacks.wanet import WaNet
+from benchmark import execute as execution
+from benchmark.checkpoint import checkpoints
+from benchmark.clock import Clock
+from benchmark.data import Images
+from benchmark.datasets.digits import Digits
+from benchmark.execute import execute
+from benchmark.jobs import AttackJob, key
+from benchmark.store import Store
+from benchmark.train import Recipe, cross_entropy, fit
+from models.classifier import Classifier
+from models.small_cnn import SmallCNN
+
+CPU = torch.device("cpu")
+DIGITS = Digits()
+RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05, schedule="plateau")
+
+
+class Killed(Exception):
+    """Raised where a process would die."""
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    return DIGITS(Path()).train[torch.arange(64)]
+
+
+def start() -> Classifier:
+    for generator in (torch.manual_seed, random.seed, np.random.seed):
+        generator(0)
+    return SmallCNN(width=4)(DIGITS)
+
+
+def finish(training: Generator[Any, None, Any]) -> Any:
+    """What the training returns."""
+    while True:
+        try:
+            next(training)
+        except StopIteration as stop:
+            return stop.value
+
+
+def weights(model: Classifier) -> Tensor:
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+def resumed(make: Callable[[Classifier], Training], file: Path, done: int) -> Any:
+    """(model, result) of a training that is killed after `done` epochs and one more, unsaved."""
+    training = make(start())
+    with pytest.raises(Killed), checkpoints(file, 0):
+        for _ in range(done):
+            next(training)
+        next(training, None)
+        raise Killed
+    assert file.exists()
+    again = start()
+    with checkpoints(file, 0):
+        result = finish(make(again))
+    assert not file.exists()
+    return again, result
+
+
+ATTACKS = [
+    (Blended(), 1),
+    (WaNet(ratio=0.2), 1),
+    (InputAware(mask_epochs=1, compat=True, ratio=0.3), 2),
+    (InputAware(mask_epochs=1, compat=False, ratio=0.3), 1),
+    (LF(images=2, passes=1), 2),
+    (LF(images=2, passes=1), 4),
+    (SSBA(encoder_epochs=2, encoder_batch_size=32, hold=1, ramp=2), 1),
+    (SSBA(encoder_epochs=2, encoder_batch_size=32, hold=1, ramp=2), 3),
+]
+
+
+@pytest.mark.parametrize(("attack", "done"), ATTACKS, ids=lambda v: getattr(v, "name", v))
+def test_an_attack_goes_on_where_it_was_saved(
+    attack: Attack, done: int, digits: Images, tmp_path: Path
+) -> None:
+    def make(model: Classifier) -> Training:
+        return attack(model, digits, torch.arange(30), RECIPE)
+
+    whole = start()
+    trigger = finish(make(whole))
+    model, again = resumed(make, tmp_path / "job.pt", done)
+    assert torch.equal(weights(model), weights(whole))
+    x = digits.floats(slice(8))
+    with torch.no_grad():
+        assert torch.equal(trigger(x), again(x))
+
+
+def test_only_the_missing_epochs_are_run_again(digits: Images, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def make(model: Classifier) -> Training:
+        def loss(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
+            seen.append(len(x))
+            return cross_entropy(model, x, y)
+
+        yield from fit(model, digits, RECIPE, loss=loss)
+        yield from fit(model, digits, RECIPE, loss=loss)
+        return lambda x: x
+
+    resumed(make, tmp_path / "job.pt", done=RECIPE.epochs)
+    steps = 2
+    assert len(seen) == steps * (RECIPE.epochs + 1) + steps * RECIPE.epochs
+
+
+def test_a_checkpoint_is_taken_when_it_is_time_to(digits: Images, tmp_path: Path) -> None:
+    file = tmp_path / "job.pt"
+    with checkpoints(file, every=3600):
+        finish(fit(start(), digits, RECIPE))
+        assert not file.exists()
+    with checkpoints(file, every=0):
+        finish(fit(start(), digits, RECIPE))
+        assert file.exists() and len(list(tmp_path.iterdir())) == 1
+    assert not file.exists()
+    finish(fit(start(), digits, RECIPE))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_a_damaged_or_foreign_checkpoint_is_not_used(
+    content: bytes | None, digits: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, whole = tmp_path / "job.pt", start()
+    finish(fit(whole, digits, RECIPE))
+    if content is None:
+        torch.save({"torch": "1.0"}, file)
+    else:
+        file.write_bytes(content)
+    model = start()
+    with checkpoints(file, 0):
+        finish(fit(model, digits, RECIPE))
+    assert torch.equal(weights(model), weights(whole))
+    assert ("cannot be read, training starts anew" in caplog.text) == (content is not None)
+
+
+def test_a_killed_job_goes_on_and_publishes_the_same_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = AttackJob(
+        dataset=DIGITS,
+        model=SmallCNN(width=4),
+        attack=Blended(),
+        recipe=Recipe(epochs=3, lr=0.05),
+        seed=1,
+    )
+    whole, store = Store(tmp_path / "whole"), Store(tmp_path / "cache")
+    execute(job, whole, CPU, Path())
+    monkeypatch.setattr(execution, "CHECKPOINT_EVERY", 0.0)
+    begun = Clock.state_dict
+    saves: list[dict[str, float]] = []
+
+    def save_once(clock: Clock) -> dict[str, float]:
+        if saves:
+            raise Killed
+        saves.append(begun(clock))
+        return saves[0]
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Clock, "state_dict", save_once)
+        execute(job, store, CPU, Path())
+    assert key(job) not in store and store.checkpoint(key(job)).exists()
+    execute(job, store, CPU, Path())
+    assert not store.checkpoint(key(job)).exists()
+    expected, found = whole.tensors(key(job)), store.tensors(key(job))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert store.rows(key(job))[0]["seconds"] >= saves[0]["seconds"] > 0
