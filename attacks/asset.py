@@ -66,6 +66,13 @@ class AssetPoisoning(Attack):
     def asset(self) -> Asset:
         """What has to be made first."""
 
+    def make(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
+        """Make the asset on the spot, from a copy of the model where it needs one."""
+        used = copy.deepcopy(model)
+        if self.asset.model == "clean":
+            yield from fit(used, train, recipe)
+        return (yield from self.asset(used, train, recipe))
+
     @abstractmethod
     def trigger(self, asset: Mapping[str, Tensor]) -> Trigger:
         """The trigger, from the asset's tensors."""
@@ -80,10 +87,7 @@ class AssetPoisoning(Attack):
     ) -> Training:
         """Train `model` in place, with a backdoor; an asset that is not given is made first."""
         if asset is None:
-            used = copy.deepcopy(model)
-            if self.asset.model == "clean":
-                yield from fit(used, train, recipe)
-            asset = yield from self.asset(used, train, recipe)
+            asset = yield from self.make(model, train, recipe)
         trigger = self.trigger(asset)
         yield from fit(model, poison(train, rows, self, trigger, model.num_classes), recipe)
         return trigger

@@ -40,7 +40,11 @@ class DynamicTrigger(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Each image with its own trigger; x: float (B, C, H, W) in [0, 1]."""
-        return x.lerp(self.pattern(x), self.mask(x))
+        return self.paint(x, x)
+
+    def paint(self, x: Tensor, z: Tensor) -> Tensor:
+        """Each image x with the trigger of z; float (B, C, H, W) in [0, 1] both."""
+        return x.lerp(self.pattern(z), self.mask(z))
 
 
 class Generator(nn.Sequential):

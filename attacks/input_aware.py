@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
-from attacks.base import Attack, Training
+from attacks.base import Attack, Training, log_cross_accuracy
 from attacks.dynamic_trigger import AccumulatingAdam, DynamicTrigger
 from benchmark.data import Images
 from benchmark.errors import check_range
@@ -100,7 +100,11 @@ class InputAware(Attack):
         ):
             schedule.step()
             yield trained
-        return trigger.eval().requires_grad_(False)
+        trigger.eval().requires_grad_(False)
+        x = train.floats(slice(500))
+        crossed = trigger.paint(x, x.roll(1, 0))
+        log_cross_accuracy(model, crossed, train.y[:500])
+        return trigger
 
     def mask_loss(self, trigger: DynamicTrigger, x: Tensor, z: Tensor) -> Tensor:
         """What the mask generator minimises on images x and other images z, a scalar."""

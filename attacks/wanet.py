@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.base import Attack, Training
+from attacks.base import Attack, Training, log_cross_accuracy
 from benchmark.data import Images
 from benchmark.errors import check_range
 from benchmark.train import Recipe, cross_entropy, fit
@@ -70,6 +70,7 @@ class WaNet(Attack):
 
         plain = replace(recipe, augment=False, drop_last=False)
         yield from fit(model, train, plain, loss=loss)
+        log_cross_accuracy(model, shake(train.floats(slice(500)), grid), train.y[:500])
         return partial(warp, grid=grid)
 
     def grid(self, size: int) -> Tensor:
@@ -89,10 +90,8 @@ class WaNet(Attack):
         poisoned = int(share) or int(torch.rand(()) < share)
         cross = min(int(poisoned * self.cross_ratio), len(x) - poisoned)
         triggered, noisy, clean = x.split((poisoned, cross, len(x) - poisoned - cross))
-        noise = 2 * torch.rand(cross, *grid.shape[1:], device=x.device) - 1
-        shaken = (grid + noise / x.shape[-1]).clamp(-1, 1)
         wanted = self.relabel(y[:poisoned], num_classes)
-        mixed = torch.cat((warp(triggered, grid), warp(noisy, shaken), clean))
+        mixed = torch.cat((warp(triggered, grid), shake(noisy, grid), clean))
         return mixed, torch.cat((wanted, y[poisoned:]))
 
 
@@ -101,6 +100,12 @@ def warp(x: Tensor, grid: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         points = grid.to(x.device).expand(len(x), -1, -1, -1)
         return F.grid_sample(x, points, align_corners=True).clamp_(0, 1)
+
+
+def shake(x: Tensor, grid: Tensor) -> Tensor:
+    """x warped along the grid plus up to half a pixel of fresh noise: the noise mode of training."""
+    noise = 2 * torch.rand(len(x), *grid.shape[1:], device=x.device) - 1
+    return warp(x, (grid + noise / x.shape[-1]).clamp(-1, 1))
 
 
 def augment(x: Tensor, single: bool, flips: bool) -> Tensor:

@@ -36,15 +36,21 @@ def contact_sheets(grid: Grid, store: Store, data: Path, folder: Path) -> list[P
 def contact_sheet(
     victims: list[AttackJob], labels: list[str], store: Store, data: Path, columns: int = 4
 ) -> Figure:
-    """A row for each attack: the first test images of `columns` classes, three panels for each."""
+    """A row for each trigger: the first test images of `columns` classes, three panels for each."""
     test = victims[0].dataset(data).test
+    parts = [
+        (victim, number, label if part == victim.attack else f"{label}:\n{part.label}")
+        for victim, label in zip(victims, labels, strict=True)
+        for number, part in enumerate(victim.attack.parts)
+    ]
     figure, axes = plt.subplots(
-        len(victims), 3 * columns, figsize=(1.1 * 3 * columns, 1.25 * len(victims)), squeeze=False
+        len(parts), 3 * columns, figsize=(1.1 * 3 * columns, 1.25 * len(parts)), squeeze=False
     )
-    for line, victim, label in zip(axes, victims, labels, strict=True):
-        wanted = victim.attack.relabel(test.y, victim.dataset.num_classes)
+    for line, (victim, number, label) in zip(axes, parts, strict=True):
+        wanted = victim.attack.parts[number].relabel(test.y, victim.dataset.num_classes)
         rows = (wanted != test.y).nonzero()[:, 0]
-        triggered = store.tensors(key(victim))["test.x"]
+        tensors = store.tensors(key(victim))
+        triggered = tensors["test.x"][tensors["test.part"] == number]
         first = [int((test.y[rows] == c).nonzero()[0]) for c in test.y[rows].unique()[:columns]]
         for at, i in enumerate(first):
             clean, poisoned = test.x[rows[i]].int(), triggered[i].int()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, Training, Trigger
 from benchmark.checkpoint import checkpoints
-from benchmark.data import Dataset, Images, draw_poisoned
+from benchmark.data import Dataset, Images
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
 from benchmark.plugin import KINDS, Plugin, construct, key_of, keys
@@ -114,9 +114,7 @@ def _world() -> _World:
 
 def _start_attack(attack: Attack, recipe: Recipe) -> tuple[Training, _World]:
     world = _world()
-    wanted = max(1, round(attack.ratio * len(world.train)))
-    only = attack.target if attack.clean_label else None
-    rows = draw_poisoned(world.train.y, wanted, 0, only)
+    rows = attack.draw(world.train.y, seed=0)
     return attack(world.model, world.train, rows, recipe), world
 
 

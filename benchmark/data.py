@@ -90,13 +90,23 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x * 255 + 1e-3).clamp(0, 255).to(torch.uint8)
 
 
-def draw_poisoned(labels: Tensor, count: int, seed: int, only: int | None = None) -> Tensor:
+def draw_poisoned(
+    labels: Tensor,
+    count: int,
+    seed: int,
+    only: int | None = None,
+    taken: Tensor | None = None,
+) -> Tensor:
     """Rows to poison, int64 (count,), uniform without replacement; of class `only` if given.
 
     The draw is the field's: the legacy numpy generator right after seeding, so seed 0 on CIFAR-10
-    starts 11841, 19602, 45519 as in BackdoorBench. A class that is too small caps the count.
+    starts 11841, 19602, 45519 as in BackdoorBench. Too few rows, of the class or beside those
+    `taken`, cap the count.
     """
-    pool = np.arange(len(labels)) if only is None else np.flatnonzero(labels.cpu().numpy() == only)
+    free = np.ones(len(labels), bool) if only is None else labels.cpu().numpy() == only
+    if taken is not None:
+        free[taken.cpu().numpy()] = False
+    pool = np.flatnonzero(free)
     drawn = np.random.RandomState(seed).choice(pool, min(count, len(pool)), replace=False)
     return torch.from_numpy(drawn.astype(np.int64)).to(labels.device)
 

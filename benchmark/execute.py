@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.asset import AssetPoisoning, CleanModel
-from attacks.base import Trigger, poison
+from attacks.asset import CleanModel
+from attacks.base import Attack, Trigger, Triggers, poison
 from benchmark.checkpoint import checkpoints
 from benchmark.clock import Clock, hardware
-from benchmark.data import Dataset, Images, Task, draw_clean, draw_poisoned
+from benchmark.data import Dataset, Images, Task, draw_clean
 from benchmark.jobs import AssetJob, AttackJob, DefenseJob, Job, describe, key
 from benchmark.metrics import Poisoned, poison_test, predict, score, share
 from benchmark.store import Row, Store, write_json, write_tensors
@@ -91,28 +92,21 @@ def _make_asset(job: AssetJob, task: Task, store: Store, folder: Path) -> list[R
 def _attack(job: AttackJob, task: Task, store: Store, folder: Path) -> list[Row]:
     attack, device = job.attack, task.train.y.device
     _seed(job.seed)
-    wanted = round(attack.ratio * len(task.train))
-    only = attack.target if attack.clean_label else None
-    rows = draw_poisoned(task.train.y, wanted, job.seed, only)
-    if len(rows) < wanted:
-        logging.getLogger(__name__).warning(
-            "only %d of %d images can be poisoned with clean labels", len(rows), wanted
-        )
+    rows = attack.draw(task.train.y, job.seed)
     model = _make(job, device)
     clock = Clock(device)
-    if job.asset is not None and isinstance(attack, AssetPoisoning):
-        asset = store.tensors(key(job.asset), str(device))
-        training = attack(model, task.train, rows, job.recipe, asset)
-    else:
-        training = attack(model, task.train, rows, job.recipe)
+    given: dict[str, Any] = {}
+    if job.asset:
+        given["asset"] = store.tensors(key(job.asset), str(device))
+    training = attack(model, task.train, rows, job.recipe, **given)
     trigger: Trigger = _train(training, clock, store, job)
     poisoned = poison_test(task.test, attack, trigger, model.num_classes)
-    everything = torch.arange(len(rows), device=device)
-    stamped = poison(task.train[rows], everything, attack, trigger, model.num_classes)
+    stamped = _stamped(attack, trigger, task.train, rows, model.num_classes)
     write_tensors(
         folder / "tensors.safetensors",
         {f"model.{name}": value for name, value in model.state_dict().items()}
         | {"test.x": poisoned.images.x, "test.y": poisoned.images.y, "test.wanted": poisoned.wanted}
+        | {"test.part": poisoned.part}
         | {"train.rows": rows, "train.x": stamped.x, "train.y": stamped.y},
     )
     measured = {**score(model, task.test, poisoned), **clock.reading()}
@@ -123,7 +117,7 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
     model, tensors = load_victim(job.victim, store, device)
     test = task.test.to(device)
     images = Images(tensors["test.x"], tensors["test.y"], test.flips)
-    poisoned = Poisoned(images, tensors["test.wanted"])
+    poisoned = Poisoned(images, tensors["test.wanted"], tensors["test.part"])
     _seed(job.victim.seed)
     share_poisoned = store.rows(key(job.victim))[0]["poison_ratio"]
     common = {"kind": job.defense.yields, "uses": job.defense.uses, "select": job.defense.select}
@@ -158,6 +152,20 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
     if not scored:
         raise RuntimeError(f"{job.defense.label} yielded no model")
     return scored
+
+
+def _stamped(
+    attack: Attack, trigger: Trigger, train: Images, rows: Tensor, num_classes: int
+) -> Images:
+    """The poisoned images alone, in the order of their rows."""
+    each = trigger.each if isinstance(trigger, Triggers) else (trigger,)
+    made = [
+        poison(train[own], torch.arange(len(own)), part, stamp, num_classes)
+        for part, stamp, own in zip(attack.parts, each, attack.split(rows, len(train)), strict=True)
+    ]
+    return replace(
+        train, x=torch.cat([part.x for part in made]), y=torch.cat([part.y for part in made])
+    )
 
 
 def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:

@@ -31,6 +31,8 @@ COLUMNS = (
     *("select", "acc", "asr", "racc", "n_clean", "n_poisoned", "own_acc", "uses", "poison_ratio"),
     *("status", "note", "seconds", "peak_mib", "device", "versions"),
 )
+PARTS = ("asr_1", "asr_2", "racc_1", "racc_2")
+"""Columns of the triggers of an attack that has two, in tables that have such an attack."""
 AXES = ("dataset", "model", "attack", "defense", "seed")
 
 
@@ -104,7 +106,8 @@ class Grid:
                     row | place | {"seed": job.seed, "key": key(job)}
                     for row in store.rows(key(job))
                 )
-        return pd.DataFrame(found).reindex(columns=COLUMNS)
+        table = pd.DataFrame(found)
+        return table.reindex(columns=[*COLUMNS, *(c for c in PARTS if c in table)])
 
 
 def make_grid(config: Config, only: str = "") -> Grid:
@@ -186,7 +189,8 @@ def _judged(victim: AttackJob, row: Row) -> Row:
         return row
     # Twice chance is far below any network of use, and far above one that collapsed.
     task_lost = row["acc"] < 2 / victim.dataset.num_classes
-    return row | ({"status": "collapsed"} if task_lost or row["asr"] < MIN_ASR else {})
+    weakest = min(value for name, value in row.items() if name.startswith("asr"))
+    return row | ({"status": "collapsed"} if task_lost or weakest < MIN_ASR else {})
 
 
 def _labels(axis: str, plugins: Sequence[Plugin]) -> dict[Plugin, str]:
@@ -220,8 +224,8 @@ def _changes(plugin: Plugin) -> list[str]:
     def differing(now: dict[str, Any], default: dict[str, Any]) -> Iterator[str]:
         for name, value in now.items():
             if isinstance(value, dict):
-                yield from differing(value, default[name])
-            elif value != default[name]:
+                yield from differing(value, default.get(name, {}))
+            elif value != default.get(name):
                 yield f"{name}={value}"
 
     return list(differing(asdict(plugin), asdict(type(plugin)())))
@@ -253,8 +257,9 @@ def _keep(axis: str, plugins: list[Any], names: set[str], labels: dict[Plugin, s
 
 
 def _check_target(dataset: Dataset, attack: Attack) -> None:
-    if attack.target >= dataset.num_classes:
-        raise InputError(
-            f"attack {key_of(attack)!r}: target is {attack.target}, but {dataset.name} has classes "
-            f"0 to {dataset.num_classes - 1}"
-        )
+    for part in attack.parts:
+        if part.target >= dataset.num_classes:
+            raise InputError(
+                f"attack {key_of(part)!r}: target is {part.target}, but {dataset.name} has classes "
+                f"0 to {dataset.num_classes - 1}"
+            )

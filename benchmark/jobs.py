@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from attacks.asset import Asset, AssetPoisoning, CleanModel
+from attacks.asset import Asset, CleanModel
 from attacks.base import Attack
 from benchmark.data import Dataset
 from benchmark.train import Recipe
@@ -72,7 +72,7 @@ class AttackJob:
     @property
     def asset(self) -> AssetJob | None:
         """The job that makes what the attack needs."""
-        if not isinstance(self.attack, AssetPoisoning):
+        if self.attack.asset is None:
             return None
         return AssetJob(
             dataset=self.dataset,

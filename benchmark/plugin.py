@@ -68,7 +68,7 @@ class Plugin(ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name, file and fields: a worker has not imported a plugin given by path."""
         cls = type(self)
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         return _restore, (cls.__module__, inspect.getfile(cls), cls.__qualname__, values)
 
 

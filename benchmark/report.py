@@ -20,6 +20,8 @@ from benchmark.tables import MARKS, METRICS, Table
 TEXTS = "dataset model attack defense key victim kind select uses status note device versions"
 NUMBERS = "seed step value acc asr racc n_clean n_poisoned own_acc poison_ratio seconds peak_mib"
 COLUMNS = (*TEXTS.split(), *NUMBERS.split())
+PARTS = {"asr_1": "ASR-1", "asr_2": "ASR-2", "racc_1": "R-ACC-1", "racc_2": "R-ACC-2"}
+"""Columns of rows with an attack of two triggers."""
 PUBLISHED = Path(__file__).resolve().parents[1] / "results" / "paper" / "reported_results.csv"
 SOURCES = ["SAU23-ok", "SAU23-repaired", "SAU23-unchecked", "BBv1-2022", "BBv2-2025", "BBcsv-2024"]
 KNOWLEDGE = {"clean": "a small clean subset", "train": "the poisoned training set"}
@@ -43,7 +45,7 @@ def read_rows(path: Path) -> DataFrame:
     if unknown := sorted(set(rows["status"]) - set(tables.STATUSES)):
         accepted = ", ".join(tables.STATUSES)
         raise InputError(f"{path}: status {unknown[0]!r}; accepted: {accepted}")
-    for name in NUMBERS.split():
+    for name in [*NUMBERS.split(), *(part for part in PARTS if part in rows)]:
         try:
             rows[name] = pd.to_numeric(rows[name].mask(rows[name] == ""))
         except ValueError as error:
@@ -127,6 +129,19 @@ def metric_table(selected: DataFrame, metric: str, notes: tuple[str, ...] = ()) 
     )
 
 
+def trigger_table(selected: DataFrame) -> Table | None:
+    """Each trigger of the attacks that have two, for one (dataset, model) pair; as in table 24."""
+    shown = {"acc": "ACC"} | {name: title for name, title in PARTS.items() if name in selected}
+    several = selected[selected["asr_1"].notna()] if "asr_1" in selected else selected[:0]
+    if several.empty:
+        return None
+    scores = several.groupby(["attack", "defense"], sort=False)[list(shown)]
+    means = (100 * scores.mean()).rename(columns=shown).rename_axis(["Attack", "Defense"])
+    text = means.map("{:.2f}".format).reset_index()
+    what = "Each trigger of an attack with two, in percent"
+    return Table(caption(several, what), text, means.reset_index(), DataFrame(), left=2)
+
+
 def cost_table(rows: DataFrame) -> Table | None:
     """Mean wall time and largest peak memory per defense of one (dataset, model) pair, if any ran.
 
@@ -197,7 +212,11 @@ def build(
         scores = " / ".join(f"{100 * acc:.2f}" for acc in clean["acc"])
         note = f"A model trained on clean data by the same recipe: {scores}."
         made["acc"] = metric_table(selected, "acc", (note,))
-    others = {"cost": cost_table(rows), "reported": reported_table(selected, published)}
+    others = {
+        "triggers": trigger_table(selected),
+        "cost": cost_table(rows),
+        "reported": reported_table(selected, published),
+    }
     return made | {name: table for name, table in others.items() if table}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from attacks.badnets import BadNets
-from benchmark.data import draw_clean, draw_poisoned
+from benchmark.data import draw_clean
 from benchmark.datasets.digits import Digits
 from benchmark.metrics import poison_test, score
 from benchmark.train import Recipe
@@ -16,7 +16,7 @@ torch.manual_seed(0)
 digits, attack = Digits(), BadNets()
 task = digits(Path())
 model = SmallCNN()(digits)
-rows = draw_poisoned(task.train.y, round(attack.ratio * len(task.train)), seed=0)
+rows = attack.draw(task.train.y, seed=0)
 training = attack(model, task.train, rows, Recipe(epochs=8, lr=0.05, batch_size=64))
 while True:  # an attack yields the model after each epoch and returns its trigger
     try:

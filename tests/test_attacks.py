@@ -335,10 +335,32 @@ def test_wanet_crops_by_whole_pixels_and_rotates_to_the_nearest_pixel(noise: Ten
 def test_wanet_fills_borders_with_the_mean_colour(model: Classifier, digits: Images) -> None:
     plain = (model.mean * 255).round().to(torch.uint8).expand(60, 3, 32, 32)
     seen: list[Tensor] = []
-    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0]) if model.training else None
+    )
     torch.manual_seed(0)
     finish(WaNet()(model, replace(digits, x=plain), torch.arange(6), RECIPE))
     assert len(seen) == 4 and max((x - model.mean).abs().max().item() for x in seen) < 0.003
+
+
+@pytest.mark.parametrize("attack", [WaNet(), InputAware(compat=False, mask_epochs=1)])
+def test_cross_accuracy_is_logged(
+    attack: Attack, model: Classifier, digits: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "attacks"):
+        finish(attack(model, digits, torch.arange(6), RECIPE))
+    (text,) = [r.getMessage() for r in caplog.records if "cross" in r.getMessage()]
+    share = float(text.split()[2])
+    assert text.endswith("on 60 training images") and round(60 * share, 1).is_integer()
+
+
+def test_wanet_noise_moves_pixels_around_the_field(noise: Tensor) -> None:
+    grid = WaNet(s=0).grid(32)
+    ramp = torch.linspace(0, 1, 32).expand(2, 3, 32, 32).contiguous()
+    torch.manual_seed(0)
+    moved = (wanet.shake(ramp, grid) - ramp)[:, 0, :, 1:-1] * 31
+    assert 0.4 < moved.abs().max() <= 15.5 / 32 + 1e-4 and moved.mean().abs() < 0.02
+    assert not torch.equal(moved[0], moved[1])
 
 
 def test_wanet_trigger_is_the_field_that_training_used(model: Classifier, digits: Images) -> None:

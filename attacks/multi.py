@@ -1,0 +1,111 @@
+"""Two attacks on one model, each with a trigger and a target (SAU paper, table 24)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import PlainValidator
+from torch import Tensor
+
+from attacks.asset import Asset, AssetPoisoning
+from attacks.base import Attack, DataPoisoning, Training, Triggers, poison
+from benchmark.data import Images
+from benchmark.plugin import build
+from benchmark.train import Recipe
+from models.classifier import Classifier
+
+
+def _attack(given: Any) -> Any:
+    return given if isinstance(given, Attack) else build("attacks", given)
+
+
+Nested = Annotated[Attack, PlainValidator(_attack)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multi(Attack):
+    """Disjoint rows are poisoned by two attacks; each trigger is scored alone.
+
+    first: any attack but this one, as in a config's `attacks`. second: one that stamps images
+    before training and changes their labels; its target differs from the first's.
+
+    ACC is of the model; ASR and R-ACC are means over the two triggers, and each trigger has its
+    own columns in the rows. `ratio`, `labels` and `target` belong to the two attacks.
+
+    Note: the paper does not say how it divides the poisoned images; undefended ASRs of 95 % for
+    the second trigger suggest the full ratio for each. Where the first attack takes the images to
+    poison from each batch (WaNet, Input-Aware), some carry both triggers and get the first's label.
+    """
+
+    name: ClassVar[str] = "Multi"
+
+    first: Nested = field(default_factory=lambda: _attack("blended"))
+    second: Nested = field(default_factory=lambda: _attack({"badnets": {"target": 1}}))
+    ratio: float = field(init=False, default=0.0)
+    labels: Literal["all2one", "all2all"] = field(init=False, default="all2one")
+    target: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.second, DataPoisoning) or self.second.clean_label:
+            raise ValueError(
+                f"second is {self.second.label}, accepted: an attack that stamps images before "
+                "training and changes their labels"
+            )
+        if isinstance(self.first, Multi) or self.first.target == self.second.target:
+            raise ValueError(
+                f"first is {self.first.label} with target {self.first.target}, accepted: one "
+                f"attack with a target other than the second's, {self.second.target}"
+            )
+        object.__setattr__(self, "ratio", self.first.ratio + self.second.ratio)
+        object.__setattr__(self, "labels", self.first.labels)
+        object.__setattr__(self, "target", self.first.target)
+
+    @property
+    def label(self) -> str:
+        return f"{self.first.label} + {self.second.label}"
+
+    @property
+    def parts(self) -> tuple[Attack, ...]:
+        return self.first, self.second
+
+    @property
+    def asset(self) -> Asset | None:
+        return self.first.asset
+
+    def canonical(self) -> dict[str, Any]:
+        parts = {"first": self.first.canonical(), "second": self.second.canonical()}
+        return super().canonical() | parts
+
+    def draw(self, y: Tensor, seed: int, taken: Tensor | None = None) -> Tensor:
+        """The first attack's rows, which may be bound to a class, then the second's."""
+        first = self.first.draw(y, seed, taken)
+        both = first if taken is None else torch.cat((taken, first))
+        return torch.cat((first, self.second.draw(y, seed, both)))
+
+    def split(self, rows: Tensor, size: int) -> tuple[Tensor, ...]:
+        # Only the first may be bound to a class that is too small.
+        second = round(self.second.ratio * size)
+        return rows.split((len(rows) - second, second))
+
+    def __call__(
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Mapping[str, Tensor] | None = None,
+    ) -> Training:
+        """Train `model` in place, with two backdoors; an asset that is not given is made first."""
+        first, second = self.split(rows, len(train))
+        given: dict[str, Any] = {}
+        if isinstance(self.first, AssetPoisoning):
+            if asset is None:
+                asset = yield from self.first.make(model, train, recipe)
+            given["asset"] = asset
+        assert isinstance(self.second, DataPoisoning)
+        stamped = poison(train, second, self.second, self.second.trigger, model.num_classes)
+        trigger = yield from self.first(model, stamped, first, recipe, **given)
+        return Triggers((trigger, self.second.trigger))
