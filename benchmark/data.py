@@ -87,7 +87,7 @@ def to_uint8(x: Tensor) -> Tensor:
     The slack absorbs float32 rounding, so that k/255 comes back as k and exact fractions such as
     (4x + K)/5 truncate as integers do.
     """
-    return (x * 255 + 1e-3).clamp(0, 255).to(torch.uint8)
+    return (x * 255).add_(1e-3).clamp_(0, 255).to(torch.uint8)
 
 
 def draw_poisoned(
