@@ -103,7 +103,7 @@ def warp(x: Tensor, grid: Tensor) -> Tensor:
 
 
 def shake(x: Tensor, grid: Tensor) -> Tensor:
-    """x warped along the grid plus up to half a pixel of fresh noise: the noise mode of training."""
+    """x warped along the grid plus up to half a pixel of fresh noise: training's noise mode."""
     noise = 2 * torch.rand(len(x), *grid.shape[1:], device=x.device) - 1
     return warp(x, (grid + noise / x.shape[-1]).clamp(-1, 1))
 

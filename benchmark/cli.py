@@ -191,7 +191,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _write_report(folder: Path, config: Config) -> None:
     from benchmark.report import report
 
-    files = report(folder, config.select)
+    files = report(folder, config.select, config.effective_acc)
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
 
 

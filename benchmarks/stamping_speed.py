@@ -1,8 +1,8 @@
 """Images per second at which a whole training set is poisoned, for attacks that stamp it.
 
-`python benchmarks/stamping_speed.py` prints one line for each attack: `attacks.base.poison` on every
-image of a training set of CIFAR-10's size (random pixels; the arithmetic does not depend on them),
-its 8-bit conversion and relabelling included. LF is given a pattern, as a run is by its asset job.
+`python benchmarks/stamping_speed.py` prints one line for each attack: `attacks.base.poison` on
+every image of a training set of CIFAR-10's size (random pixels; the arithmetic does not depend on
+them), 8-bit conversion and relabelling included. LF is given a pattern, as by its asset job.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     pattern = {"pattern": 0.2 * torch.rand(1, 3, given.size, given.size)}
     attacks: list[tuple[Attack, Trigger]] = [(a, a.trigger) for a in (BadNets(), Blended(), SIG())]
     attacks.append((LF(), LF().trigger(pattern)))
-    print(f"{given.images} images of {given.size} x {given.size}, {torch.get_num_threads()} threads")
+    print(f"{given.images} images, {given.size} pixels wide, {torch.get_num_threads()} threads")
     for attack, trigger in attacks:
         print(f"{attack.name:8} {measure(attack, trigger, data, given.repeats):10,.0f} images/s")
 

@@ -16,18 +16,16 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 
 from benchmark.errors import InputError
-from benchmark.report import (
-    COLUMNS,
-    PUBLISHED,
+from benchmark.layout import (
     caption,
     cells,
     cost_table,
+    effect_table,
     footnotes,
     metric_table,
-    read_rows,
-    report,
     reported_table,
 )
+from benchmark.report import COLUMNS, PUBLISHED, read_rows, report
 from benchmark.tables import choose, counted, der, pivot, rank, select, statuses
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -330,6 +328,42 @@ def test_cost_counts_whole_runs():
     assert table.text.to_numpy().tolist() == [["FT", "1", "20.00", "9.00"]]
 
 
+def timed(defense, *scores, kind="rounds", attack="BadNets"):
+    """A run that takes 10 s a step; scores are (acc, asr)."""
+    return [
+        row(attack, defense, acc, asr, step=s, seconds=10.0 * s, kind=kind, value=0.1 * s)
+        for s, (acc, asr) in enumerate(scores, start=1)
+    ]
+
+
+def test_effect_is_the_first_step_below_the_asr_that_keeps_the_acc():
+    rows = [
+        VICTIM | {"acc": 0.9, "asr": 1.0},
+        *timed("late", (0.5, 0.01), (0.9, 0.05), (0.82, 0.04), (0.9, 0.3)),
+        *timed("costly", (0.80, 0.01), (0.805, 0.01)),
+        *timed("pruned", (0.9, 0.5), (0.88, 0.01), (0.2, 0.0), kind="candidates"),
+    ]
+    selected = select(DataFrame(rows), {"pruned": "fixed:0.2"})
+    table = effect_table(DataFrame(rows), selected, None)
+    assert table is not None
+    # Candidates are all made before one is selected.
+    assert table.text.loc[0].tolist() == ["BadNets", "30.0", ">20.0", "30.0"]
+    assert table.text.loc[1].tolist() == ["Average", "30.0", "20.0", "30.0"]
+    given = effect_table(DataFrame(rows), selected, 0.7)
+    assert given is not None and given.text.loc[0].tolist() == ["BadNets", "30.0", "10.0", "30.0"]
+    assert "above 70 %" in given.caption and "nine tenths" in table.caption
+
+
+def test_effect_counts_whole_runs_where_it_never_comes():
+    rows = [VICTIM | {"acc": 0.9, "asr": 1.0}, *timed("FT", (0.9, 0.9), (0.9, 0.8))]
+    rows += [row("LF", "No Defense", 0.9, 1.0, key="LFN", victim="LFN")]
+    rows += [step | {"victim": "LFN"} for step in timed("FT", (0.9, 0.0), (0.9, 0.0), attack="LF")]
+    table = effect_table(DataFrame(rows), select(DataFrame(rows), {}), None)
+    assert table is not None
+    assert table.numbers["FT"].tolist() == [20.0, 10.0, 15.0]
+    assert effect_table(DataFrame([VICTIM]), select(DataFrame([VICTIM]), {}), None) is None
+
+
 # --- published numbers -------------------------------------------------------------------------
 
 
@@ -391,7 +425,11 @@ def test_several_pairs_get_folders_of_their_own(tmp_path):
 
 def test_victims_alone_make_a_report(tmp_path):
     DataFrame([VICTIM]).to_csv(tmp_path / "rows.csv", index=False)
+    stale = tmp_path / "tables" / "der.md"
+    stale.parent.mkdir()
+    stale.write_text("of an earlier run")
     names = {path.name for path in report(tmp_path, {})}
+    assert not stale.exists()
     assert {"acc.md", "scatter.pdf"} <= names and not {"der.md", "cost.md", "curves.pdf"} & names
 
 
