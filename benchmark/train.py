@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -94,6 +95,7 @@ def fit(
     loss: Loss[M] = cross_entropy,
     also: Sequence[torch.optim.Optimizer] = (),
     keeps: Sequence[checkpoint.Kept] = (),
+    additive: bool = False,
 ) -> Iterator[M]:
     """Train in place; yields the model after each epoch.
 
@@ -104,7 +106,10 @@ def fit(
         also: optimisers of further networks that step together with the model's own.
         keeps: whatever else changes from epoch to epoch, so that an interrupted attack can go on:
             further networks, their schedules, tensors that the loss writes to.
+        additive: whether the loss of a batch is the mean of what it is for each image alone, but
+            for batch statistics. With frozen ones a batch may then be split (`micro_batches`).
     """
+    parts = _parts.get() if additive and recipe.batch_norm == "frozen" else 1
     optimizers = [recipe.optimize([p for p in model.parameters() if p.requires_grad]), *also]
     schedule = recipe.anneal(optimizers[0])
     stage = checkpoint.enter([model, *optimizers, schedule, *keeps])
@@ -115,14 +120,15 @@ def fit(
             model.train(recipe.batch_norm == "train")
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            x = images(data, rows, recipe.augment)
-            # Entered anew each step: autocast keeps rounded weights until its block ends.
-            with precision(recipe.precision, data.y.device):
-                value = loss(model, x, data.y[rows])
-            value.backward()
+            x, y = images(data, rows, recipe.augment), data.y[rows]
+            for x_part, y_part in zip(x.chunk(parts), y.chunk(parts), strict=True):
+                # Entered anew each time: autocast keeps rounded weights until its block ends.
+                with precision(recipe.precision, data.y.device):
+                    value = loss(model, x_part, y_part) * (len(y_part) / len(y))
+                value.backward()
+                total += value.detach()
             for optimizer in optimizers:
                 optimizer.step()
-            total += value.detach()
         mean = total.item() / len(batches)
         log.info(
             "epoch %d/%d loss %.4f", epoch, recipe.epochs, mean,
@@ -152,6 +158,19 @@ def images(data: Images, rows: Tensor, augmented: bool) -> Tensor:
     if not augmented:
         return data.floats(rows)
     return augment(data.x[rows], pad=4, flips=data.flips).float().div_(255)
+
+
+_parts: ContextVar[int] = ContextVar("micro_batches", default=1)
+
+
+@contextmanager
+def micro_batches(parts: int) -> Iterator[None]:
+    """Inside the block, batches that may be split are, to save memory; the gradient is the same."""
+    token = _parts.set(parts)
+    try:
+        yield
+    finally:
+        _parts.reset(token)
 
 
 @contextmanager

@@ -60,4 +60,4 @@ class AT(Defense):
                 value = value + self.clean_weight * F.cross_entropy(model(x), y)
             return value
 
-        yield from fit(model, data, self.recipe, loss=loss)
+        yield from fit(model, data, self.recipe, loss=loss, additive=True)

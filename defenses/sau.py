@@ -94,7 +94,7 @@ class SAU(Defense):
         # are computed once for the whole run and travel beside the labels.
         clean0 = torch.cat([_predict(backdoored, data, rows) for rows in _parts(data)])
         paired = replace(data, y=torch.stack((data.y, clean0), 1))
-        yield from fit(model, paired, self.recipe, loss=loss)
+        yield from fit(model, paired, self.recipe, loss=loss, additive=True)
 
     def perturbation_sets(self) -> list[PerturbationSet]:
         """The sets that the inner maximisation draws from."""

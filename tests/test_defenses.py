@@ -23,7 +23,7 @@ from torch.nn import functional as F
 import defenses.nad as nad_module
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
-from benchmark.train import Recipe
+from benchmark.train import Recipe, micro_batches
 from defenses.anp import ANP, masked_risk, pruned
 from defenses.at import AT
 from defenses.base import NotApplicable
@@ -217,6 +217,19 @@ def test_sau_keeps_the_backdoored_model(
     list(SAU(recipe=Recipe(**SAU_RECIPE))(cnn, digits))
     assert same(dict(kept[-1].state_dict()), before)
     assert not same(dict(cnn.state_dict()), before)
+
+
+@pytest.mark.parametrize("method", [SAU, AT])
+def test_losses_of_unlearning_may_be_split(
+    method: type[SAU | AT], cnn: Classifier, digits: Images
+) -> None:
+    other = copy.deepcopy(cnn)
+    defense = method(recipe=Recipe(**SAU_RECIPE))
+    list(defense(cnn, digits))
+    with micro_batches(3):
+        list(defense(other, digits))
+    for name, value in cnn.state_dict().items():
+        assert torch.allclose(other.state_dict()[name], value, atol=1e-4), name
 
 
 # Perturbation sets

@@ -14,7 +14,7 @@ from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
 from benchmark.execute import _seed
 from benchmark.plugin import construct
-from benchmark.train import Recipe, fit, precision, shuffled
+from benchmark.train import Recipe, cross_entropy, fit, micro_batches, precision, shuffled
 from models.small_cnn import SmallCNN
 
 
@@ -324,3 +324,35 @@ def test_a_job_starts_in_full_precision():
         assert cudnn.allow_tf32 and matmul.allow_tf32
         _seed(0)
         assert not cudnn.allow_tf32 and not matmul.allow_tf32
+
+
+# Batches that are split to save memory.
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_a_split_batch_gives_the_gradient_of_the_whole(parts: int) -> None:
+    data, sizes = noise(22), []
+
+    def loss(model, x, y):
+        sizes.append(len(y))
+        return cross_entropy(model, x, y)
+
+    def train(additive: bool, norm: str) -> torch.Tensor:
+        model = small_cnn()
+        recipe = plain(epochs=1, batch_size=11, batch_norm=norm)
+        sizes.clear()
+        for _ in fit(model, data, recipe, loss=loss, additive=additive):
+            pass
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    whole = train(True, "frozen")
+    with micro_batches(parts):
+        split = train(True, "frozen")
+        assert len(sizes) == 2 * parts and sum(sizes) == 22
+        assert torch.allclose(split, whole, atol=1e-6)
+        # Statistics of a batch, or a loss over pairs of images, do not allow it.
+        for additive, norm in ((True, "train"), (False, "frozen")):
+            train(additive, norm)
+            assert sizes == [11, 11]
+    train(True, "frozen")
+    assert sizes == [11, 11]
