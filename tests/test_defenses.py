@@ -223,13 +223,17 @@ def test_sau_keeps_the_backdoored_model(
 def test_losses_of_unlearning_may_be_split(
     method: type[SAU | AT], cnn: Classifier, digits: Images
 ) -> None:
-    other = copy.deepcopy(cnn)
-    defense = method(recipe=Recipe(**SAU_RECIPE))
+    other, before = copy.deepcopy(cnn), copy.deepcopy(cnn)
+    # Adam would turn a gradient of rounding errors into whole steps.
+    defense = method(recipe=Recipe(**{**SAU_RECIPE, "optimizer": "sgd", "lr": 0.01}))
     list(defense(cnn, digits))
     with micro_batches(3):
         list(defense(other, digits))
-    for name, value in cnn.state_dict().items():
-        assert torch.allclose(other.state_dict()[name], value, atol=1e-4), name
+    whole, split, start = (
+        torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (cnn, other, before)
+    )
+    # Signs of gradients that are all but zero may differ in a few pixels.
+    assert (split - whole).norm() < 0.02 * (whole - start).norm()
 
 
 # Perturbation sets
