@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import defenses.nad as nad_module
+from attacks.badnets import BadNets
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
+from benchmark.metrics import poison_test, score
 from benchmark.train import Recipe, micro_batches
 from defenses.anp import ANP, masked_risk, pruned
 from defenses.at import AT
@@ -730,6 +732,34 @@ def test_nc_finds_and_unlearns_a_planted_patch(caplog: pytest.LogCaptureFixture)
     # The mask found is faint, and a linear model forgets a trigger only at the strength it sees.
     assert (cured(painted).argmax(1) == 4).float().mean() < 0.3
     assert (cured(data.floats()).argmax(1) == data.y).float().mean() > 0.9
+
+
+def test_nc_recovers_the_patch_of_a_trained_victim() -> None:
+    """BadNets on digits; the head reads places, where pooling would let a patch work anywhere."""
+    torch.manual_seed(0)
+    task, attack = Digits()(Path()), BadNets()
+    layers = [nn.Conv2d(3, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()]
+    body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 8 * 8, 10))
+    victim = Classifier(body, head="5", stages=(), mean=Digits.mean, std=Digits.std)
+    rows = attack.draw(task.train.y, seed=0)
+    recipe = Recipe(epochs=20, lr=0.02, batch_size=64, augment=False)
+    for _ in attack(victim, task.train, rows, recipe):
+        pass
+    scores = score(victim, task.test, poison_test(task.test, attack, attack.trigger, 10))
+    assert float(scores["acc"]) > 0.93 and float(scores["asr"]) > 0.95
+    search = NC(
+        epochs=40,
+        batch_size=50,
+        cost=1e-2,
+        normaliser="channels",
+        recipe=Recipe(augment=False),
+    )
+    masks, _ = search.triggers(victim, task.train[torch.arange(100)])
+    assert outliers(masks.flatten(1).sum(1), 2.0) == [attack.target]
+    patch = torch.zeros(32, 32, dtype=torch.bool)
+    patch[-3:, -3:] = True
+    found = masks[attack.target, 0] > 0.5
+    assert int((found & patch).sum()) / int((found | patch).sum()) > 0.5
 
 
 def test_nc_returns_a_clean_model_untouched(caplog: pytest.LogCaptureFixture) -> None:
