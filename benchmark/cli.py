@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from benchmark.cache_cli import add_cache
 from benchmark.config import Config, read
 from benchmark.errors import InputError, nearest
 
-VERBS = ("run", "status", "report", "show", "fetch", "list")
+VERBS = ("run", "status", "report", "show", "cache", "fetch", "list")
 INPUT_ERROR, INCOMPLETE, INTERRUPTED = 2, 1, 130
 
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     show = verb("show", _show, "a contact sheet: clean and poisoned images of each attack")
     config(show, cache=True)
     data(show)
+    add_cache(verbs)
     fetch = verb("fetch", _fetch, "download a dataset")
     fetch.add_argument("dataset")
     data(fetch)

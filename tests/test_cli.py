@@ -136,7 +136,8 @@ def test_the_cache_holds_json_and_safetensors_only(finished):
     jobs = make_grid(read(finished[0])).jobs()
     assert {folder.name for folder in folders} == {key(job) for job in jobs}
     names = {file.name for folder in folders for file in folder.rglob("*")}
-    assert names == {"job.json", "log.jsonl", "rows.json", "tensors.safetensors"}
+    files = {"job.json", "log.jsonl", "rows.json", "tensors.safetensors", "checksums.json"}
+    assert names == files
     assert not list((cache / "drafts").iterdir()) and not list((cache / "failures").iterdir())
 
 
