@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -181,9 +182,16 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises: OSError: the disk is full, say."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({k: v.contiguous() for k, v in tensors.items()}, file)
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, file)
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+        raise
 
 
 def _pretty(value: Any) -> str:

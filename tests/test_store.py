@@ -11,9 +11,11 @@ import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from benchmark import store as module
 from benchmark.errors import InputError
@@ -269,6 +271,21 @@ def test_a_full_disk_leaves_nothing_behind(store, monkeypatch, stage):
     monkeypatch.undo()
     publish(store, value="later")
     assert store.rows(KEY) == [{"acc": "later"}]
+
+
+def test_a_full_disk_is_an_error_of_the_system_for_tensors_too(tmp_path, monkeypatch):
+    text = "Error while serializing: I/O error: No space left on device (os error 28)"
+    told = iter([text, "another error"])
+
+    def save_file(*_):
+        raise SafetensorError(next(told))
+
+    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_tensors(tmp_path / "x", {"x": torch.zeros(1)})
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(SafetensorError, match="another"):
+        write_tensors(tmp_path / "x", {"x": torch.zeros(1)})
 
 
 def test_a_full_disk_leaves_no_torn_failure_record(store, monkeypatch):
