@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -17,9 +17,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from benchmark.drafts import Draft
-from benchmark.engine import Outcome
+from benchmark.engine import Outcome, Trial
 from benchmark.grid import AXES, NO_DEFENSE, Grid
 from benchmark.jobs import AssetJob, Job, key, needs
+from benchmark.schedule import Durations, Plan, wall_time
+from benchmark.slots import Pool
 from benchmark.store import Store
 
 TAIL = 1 << 16
@@ -29,12 +31,11 @@ TAIL = 1 << 16
 class Progress:
     """Shows outcomes as they come and, on a terminal, what runs now and how long it may take."""
 
-    def __init__(self, jobs: Sequence[Job], store: Store, slots: int) -> None:
+    def __init__(self, plan: Plan, store: Store, pool: Pool, durations: Durations) -> None:
         self.console = Console()
-        self.jobs, self.store, self.slots = jobs, store, slots
+        self.plan, self.store, self.pool, self.durations = plan, store, pool, durations
         self.counts: Counter[str] = Counter()
-        self.seconds: dict[type, list[float]] = {}
-        self.open = {key(job): job for job in jobs}
+        self.open = dict.fromkeys(plan)
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -43,7 +44,7 @@ class Progress:
             console=self.console,
             auto_refresh=False,
         )
-        self.total = self.bars.add_task("jobs", total=len(jobs), note="")
+        self.total = self.bars.add_task("jobs", total=len(plan), note="")
         self.tasks: dict[str, TaskID] = {}
         self.live = Live(Group(self.bars), console=self.console, transient=True)
 
@@ -63,46 +64,44 @@ class Progress:
     def show(self, outcome: Outcome) -> None:
         """One line for what happened."""
         self.counts[outcome.state] += 1
-        if outcome.state == "done":
-            self.seconds.setdefault(type(outcome.job), []).append(outcome.seconds)
-        if outcome.state not in ("started", "lost"):
-            self.open.pop(key(outcome.job), None)
+        if outcome.state not in ("started", "lost", "elsewhere"):
+            self.open.pop(outcome.step.key, None)
         took = f" in {duration(outcome.seconds)}" if outcome.seconds else ""
         detail = f": {outcome.detail}" if outcome.detail else ""
         if outcome.state != "cached":
-            finished = len(self.jobs) - len(self.open)
+            finished = len(self.plan) - len(self.open)
             self.console.print(
-                f"[{finished}/{len(self.jobs)}] {outcome.state} {outcome.job}{took}{detail}",
+                f"[{finished}/{len(self.plan)}] {outcome.state} {outcome.step}{took}{detail}",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
 
-    def tick(self, running: Mapping[str, Job]) -> None:
+    def tick(self, running: Mapping[str, Trial]) -> None:
         """Redraw: totals with an estimate of the time left, and each running job's epochs."""
         if not self.console.is_terminal:
             return
         for name in [n for n in self.tasks if n not in running]:
             self.bars.remove_task(self.tasks.pop(name))
         drafts = self.store.running()
-        for name, job in running.items():
+        for name, trial in running.items():
             if name not in self.tasks:
-                self.tasks[name] = self.bars.add_task(str(job), total=None, note="")
+                self.tasks[name] = self.bars.add_task(str(trial.step), total=None, note="")
             draft = drafts.get(name)
             epoch, epochs, note = last_epoch(draft.folder if draft else None)
             self.bars.update(self.tasks[name], completed=epoch, total=epochs, note=note)
         failed = self.counts["failed"] + self.counts["blocked"]
-        note = f"{len(running)} running, {failed} failed or blocked{self._time_left()}"
-        self.bars.update(self.total, completed=len(self.jobs) - len(self.open), note=note)
+        note = f"{len(running)} running, {failed} failed or blocked{self._time_left(running)}"
+        self.bars.update(self.total, completed=len(self.plan) - len(self.open), note=note)
         self.live.update(Group(self.bars), refresh=True)
 
-    def _time_left(self) -> str:
-        """From the mean duration of finished jobs of the same kind; empty while there is none."""
-        left = Counter(type(job) for job in self.open.values())
-        if any(kind not in self.seconds for kind in left):
+    def _time_left(self, running: Mapping[str, Trial]) -> str:
+        """From what jobs of the same kinds took; empty while that is not known of most of them."""
+        known = sum(self.durations.is_measured(self.plan[key]) for key in self.open)
+        if 2 * known <= len(self.open):
             return ""
-        expected = sum(
-            n * sum(self.seconds[kind]) / len(self.seconds[kind]) for kind, n in left.items()
-        )
-        return f", about {duration(expected / self.slots)} left"
+        ran = {key: self.pool.now() - trial.start for key, trial in running.items()}
+        waiting = [key for key in self.open if key not in ran]
+        left = wall_time(self.plan, ran, waiting, self.pool.slots(), self.durations)
+        return f", about {duration(left)} left"
 
 
 def last_epoch(draft: Path | None) -> tuple[int, int | None, str]:
