@@ -116,6 +116,20 @@ def test_a_job_of_another_machine_runs_while_it_writes(grid, store, age, state):
         assert status(grid, store)[0]["BadNets"][1] == "running"
 
 
+def test_a_job_of_this_machine_runs_while_its_process_lives(grid, store):
+    job = cell(grid, "BadNets", "FT")
+    with store.draft(key(job)) as folder:
+        os.utime(folder, (time.time() - 9 * STALE,) * 2)
+        assert status(grid, store)[0]["BadNets"][1] == "running"
+
+
+def test_an_old_failure_of_a_job_that_is_done_blocks_nothing(grid, store):
+    victim = cell(grid, "LF", "No Defense")
+    publish(store, victim)
+    store.record_failure(key(victim), {"error": "E: in a run at the same time"})
+    assert status(grid, store)[0]["LF"] == ("done", "missing", "missing")
+
+
 def test_a_failed_job_says_why_and_blocks_what_needs_it(grid, store):
     publish(store, cell(grid, "LF", "No Defense"))
     store.record_failure(key(cell(grid, "LF", "FT")), {"error": "E: [/red] 1"})

@@ -206,6 +206,20 @@ def test_one_changed_byte_of_any_file_is_found(sound, data):
     assert changes(sound) == []
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"\n}\n", b"\n}\r"), (b"\n ", b"\n\t"), (b"{", b"[")])
+def test_a_changed_byte_that_still_parses_is_found(sound, old, new):
+    file = sound / CHECKSUMS
+    whole = file.read_bytes()
+    assert old in whole
+    try:
+        file.write_bytes(whole.replace(old, new, 1))
+        assert changes(sound) == [f"{CHECKSUMS} changed"]
+        file.write_text("[]\n")
+        assert changes(sound) == [f"{CHECKSUMS} changed"]
+    finally:
+        file.write_bytes(whole)
+
+
 def test_missing_extra_cut_and_renamed_files_are_found(sound):
     rows, tensors, more = sound / "rows.json", sound / "tensors.safetensors", sound / "more"
     whole = rows.read_bytes()
