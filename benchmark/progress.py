@@ -159,7 +159,7 @@ def overview(grid: Grid, store: Store) -> tuple[list[Table], bool]:
             table.add_row(attack, *(cells[column] for column in columns))
         shown.append(table)
     if details:
-        table = Table("job", "state", "detail", title="not done", title_justify="left")
+        table = Table("job", "state", "detail", title="details", title_justify="left")
         for detail_row in details:
             table.add_row(*map(escape, detail_row))
         shown.append(table)
@@ -198,8 +198,8 @@ def _culprit(job: Job, store: Store) -> tuple[Job, str] | None:
 
 
 def _why(failure: Mapping[str, str]) -> str:
-    kind = failure.get("kind")
-    return f"{kind}: {failure['error']}" if kind else failure["error"]
+    kind = failure.get("kind", "error")
+    return failure["error"] if kind == "error" else f"{kind}: {failure['error']}"
 
 
 def duration(seconds: float) -> str:

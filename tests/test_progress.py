@@ -132,7 +132,7 @@ def test_an_old_failure_of_a_job_that_is_done_blocks_nothing(grid, store):
 
 def test_a_failed_job_says_why_and_blocks_what_needs_it(grid, store):
     publish(store, cell(grid, "LF", "No Defense"))
-    store.record_failure(key(cell(grid, "LF", "FT")), {"error": "E: [/red] 1"})
+    store.record_failure(key(cell(grid, "LF", "FT")), {"error": "E: [/red] 1", "kind": "error"})
     store.record_failure(
         key(cell(grid, "BadNets", "No Defense")), {"error": "E: 2", "kind": "out of memory"}
     )
