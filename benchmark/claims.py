@@ -14,12 +14,18 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from benchmark.errors import InputError
 from benchmark.store import Store
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 BEAT = 15.0
 """Seconds between two touches of a claim."""
@@ -40,6 +46,8 @@ class Claims:
         self._over = threading.Event()
 
     def __enter__(self) -> Claims:
+        for file in self.folder.glob("[!.]*"):
+            self._void(file.name)
         threading.Thread(target=self._touch, daemon=True).start()
         return self
 
@@ -61,30 +69,23 @@ class Claims:
         """
         if key in self._mine:
             return True
-        file = self.folder / key
         for _ in range(2):
             try:
-                handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                self._create(self.folder / key)
             except FileExistsError:
                 if not self._void(key):
                     return False
-                continue
-            try:
-                os.write(handle, self._text.encode())
-            except OSError:
-                file.unlink(missing_ok=True)
-                raise
-            finally:
-                os.close(handle)
-            self._mine.add(key)
-            return True
+            else:
+                self._mine.add(key)
+                return True
         return False
 
     def release(self, key: str) -> None:
         """Give a claim back; one that another process has taken over stays its own."""
         self._mine.discard(key)
-        if _read(self.folder / key) == self._text:
-            (self.folder / key).unlink(missing_ok=True)
+        with self._lock():
+            if _read(self.folder / key) == self._text:
+                (self.folder / key).unlink(missing_ok=True)
 
     def owner(self, key: str) -> str:
         """Who holds a claim, in words."""
@@ -94,25 +95,43 @@ class Claims:
         except (ValueError, KeyError):
             return "another process"
 
+    def _create(self, file: Path) -> None:
+        """Make the claim, unless there is one, with its content in the same moment."""
+        draft = self.folder / f".{uuid.uuid4().hex}"
+        try:
+            draft.write_text(self._text)
+            try:
+                os.link(draft, file)
+            except FileExistsError:
+                raise
+            except (
+                OSError
+            ):  # a file system without links: a kill before the write leaves a torn one
+                with file.open("x") as stream:
+                    stream.write(self._text)
+        finally:
+            draft.unlink(missing_ok=True)
+
     def _void(self, key: str) -> bool:
         """Remove a claim if nobody stands behind it any more."""
-        file = self.folder / key
-        text = _read(file)
-        if text is None:
+        with self._lock():
+            text = _read(self.folder / key)
+            if text is None:
+                return True
+            if not self._is_stale(key, text):
+                return False
+            (self.folder / key).unlink(missing_ok=True)
             return True
-        if not self._is_stale(key, text):
-            return False
-        # A rename succeeds for one process only; what it caught may be a newer claim.
-        caught = file.with_name(f".{key}.{uuid.uuid4().hex}")
-        try:
-            file.rename(caught)
-        except FileNotFoundError:
-            return True
-        if _read(caught) == text:
-            caught.unlink()
-            return True
-        caught.rename(file)
-        return False
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Nobody else removes claims meanwhile: who reads one removes that one and no newer one."""
+        with (self.folder / ".lock").open("a") as file:
+            if fcntl is not None:
+                # Where the file system knows no locks, two takeovers may meet.
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _is_stale(self, key: str, text: str) -> bool:
         try:

@@ -15,6 +15,7 @@ from typing import NoReturn
 from benchmark.cache_cli import add_cache
 from benchmark.config import Config, read
 from benchmark.errors import InputError, nearest
+from benchmark.terminate import Terminated, terminable
 
 VERBS = ("run", "status", "report", "show", "cache", "fetch", "list")
 INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INPUT_ERROR
     except KeyboardInterrupt as end:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return TERMINATED if type(end).__name__ == "Terminated" else INTERRUPTED
+        return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -112,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from benchmark.engine import Driver
     from benchmark.failures import NoWorkers
     from benchmark.grid import check_data, make_grid
-    from benchmark.launch import cluster_pool, forced, local_pool, preview, seconds, terminable
+    from benchmark.launch import cluster_pool, forced, local_pool, preview, seconds
     from benchmark.plan import make_plan
     from benchmark.progress import Progress, duration
     from benchmark.schedule import learned

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from collections.abc import Collection
 
 from benchmark.config import Config
 from benchmark.errors import InputError
@@ -18,24 +14,6 @@ from benchmark.slots import Pool, SlotPool
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 IMPORTS = ("benchmark.work",)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: what a batch system sends before it kills."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Inside, SIGTERM ends the run as Ctrl-C does."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def seconds(text: str, flag: str) -> float:

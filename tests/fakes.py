@@ -61,6 +61,7 @@ def act(job, root, micro_batches=1):
     store, name = Store(root / "cache"), job.name
     with (root / f"{name}.attempts").open("a") as file:
         file.write("x")
+    (root / f"{name}.worker").write_text(str(os.getpid()))
     first = attempts(root, name) == 1
     start = time.time()
     with store.draft(key(job)) as folder:
@@ -77,7 +78,7 @@ def act(job, root, micro_batches=1):
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         if name.startswith("full"):
             raise OSError(errno.ENOSPC, "No space left on device")
-        if name.startswith("hang"):
+        if name.startswith("hang") or (name.startswith("slow once") and first):
             time.sleep(600)
         if name.startswith("nap"):
             time.sleep(float(name.split()[1]))
@@ -91,9 +92,29 @@ def act(job, root, micro_batches=1):
         write_json(folder / "rows.json", [row])
 
 
+def compute(job, root, micro_batches=1):
+    """Publish a value that depends on the job's name and on what it needs, and on nothing else."""
+    store = Store(root / "cache")
+    with (root / f"{job.name}.attempts").open("a") as file:
+        file.write("x")
+    value = store.rows(key(job.need))[0]["value"] if job.need else ""
+    with store.draft(key(job)) as folder:
+        time.sleep(0.05)
+        write_json(folder / "rows.json", [{"value": name_of(value + job.name)}])
+
+
+def small_grid(victims=3, defenses=3):
+    made = [Fake(f"victim {i}") for i in range(victims)]
+    return made + [Fake(f"{one} defense {i}", one) for one in made for i in range(defenses)]
+
+
 def attempts(root, name):
     file = root / f"{name}.attempts"
     return file.stat().st_size if file.exists() else 0
+
+
+def claimed(cache):
+    return {file.name for file in (cache / "claims").iterdir()} - {".lock"}
 
 
 def row(root, job):

@@ -5,7 +5,7 @@ import threading
 from itertools import pairwise
 
 import pytest
-from fakes import Fake, Threads, attempts, drive, key, row, steps, trace
+from fakes import Fake, Threads, attempts, claimed, drive, key, row, steps, trace
 
 from benchmark.failures import NotStarted
 from benchmark.schedule import Durations
@@ -186,7 +186,7 @@ def test_a_full_disk_stops_the_run_and_is_no_jobs_fault(tmp_path, threads):
     assert "No space left" in driver.stopped
     assert {str(step) for step in driver.left()} == {"full disk", "never", "nor"}
     assert not list((tmp_path / "cache" / "failures").iterdir())
-    assert not list((tmp_path / "cache" / "claims").iterdir())
+    assert not claimed(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("call", ["take", "record_failure"])
@@ -320,7 +320,7 @@ def test_workers_see_only_their_slots_device_and_one_job_at_a_time(grid):
 def test_nothing_is_left_behind(grid):
     cache = grid[2] / "cache"
     Store(cache).sweep()
-    assert not list((cache / "drafts").iterdir()) and not list((cache / "claims").iterdir())
+    assert not list((cache / "drafts").iterdir()) and not claimed(cache)
 
 
 def test_workers_that_never_come_up_end_the_run_and_blame_no_job(tmp_path):
