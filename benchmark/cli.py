@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from benchmark.cache_cli import add_cache
 from benchmark.config import Config, read
 from benchmark.errors import InputError, nearest
+from benchmark.terminate import Terminated, terminable
 
-VERBS = ("run", "status", "report", "show", "fetch", "list")
-INPUT_ERROR, INCOMPLETE, INTERRUPTED = 2, 1, 130
+VERBS = ("run", "status", "report", "show", "cache", "fetch", "list")
+INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,9 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return INPUT_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: the disk is full ({error})", file=sys.stderr)
+        return INCOMPLETE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,13 +84,22 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default="auto", help="auto, cpu, cuda, or CUDA indices such as 0,1"
     )
     run.add_argument("--per-device", type=int, default=1, help="jobs that share one device")
+    run.add_argument("--engine", choices=("local", "dask"), default="local", help="where jobs run")
+    run.add_argument("--scheduler", metavar="ADDRESS_OR_FILE", help="of the Dask cluster")
+    run.add_argument(
+        "--resource", default="GPU", help="what a job takes one of on a Dask worker (default: GPU)"
+    )
     run.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     run.add_argument("--retry-failed", action="store_true", help="try recorded failures again")
+    run.add_argument("--force", default="", help="cells to run again, such as attack=wanet")
+    run.add_argument("--budget", help="start no job that would end later, such as 30m or 1h30m")
+    run.add_argument("--time-limit", help="kill a job that runs longer, such as 2h")
     config(verb("status", _status, "what is done, running, failed and missing"), cache=True)
     config(verb("report", _report, "tables and figures from rows.csv, without torch"), cache=False)
     show = verb("show", _show, "a contact sheet: clean and poisoned images of each attack")
     config(show, cache=True)
     data(show)
+    add_cache(verbs)
     fetch = verb("fetch", _fetch, "download a dataset")
     fetch.add_argument("dataset")
     data(fetch)
@@ -91,35 +109,53 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from benchmark.engine import SlotPool, run, work
+    from benchmark.claims import Claims, discard
+    from benchmark.engine import Driver
+    from benchmark.failures import NoWorkers
     from benchmark.grid import check_data, make_grid
-    from benchmark.jobs import key
-    from benchmark.progress import Progress
+    from benchmark.launch import cluster_pool, forced, local_pool, preview, seconds
+    from benchmark.plan import make_plan
+    from benchmark.progress import Progress, duration
+    from benchmark.schedule import learned
     from benchmark.store import Store
+    from benchmark.work import work
 
     config = read(arguments.config)
     grid = make_grid(config, arguments.only)
-    slots = _slots(arguments.device, arguments.per_device)
+    plan = make_plan(grid.jobs())
+    again = forced(config, arguments.force, plan)
+    budget = seconds(arguments.budget, "--budget") if arguments.budget else None
+    limit = seconds(arguments.time_limit, "--time-limit") if arguments.time_limit else None
     data = _data(arguments, config.data)
     check_data(grid, data)
-    store = Store(_cache(arguments))
-    jobs = grid.jobs()
-    if arguments.dry_run:
-        cached = sum(key(job) in store for job in jobs)
-        print(f"{len(jobs)} jobs: {cached} cached, {len(jobs) - cached} to run")
-        return 0
-    store.sweep()
-    if arguments.retry_failed:
-        for job in jobs:
-            store.forget_failure(key(job))
-    do = partial(work, cache=store.root, data=data)
-    pool = SlotPool(slots)
-    try:
-        with Progress(jobs, store, len(slots)) as progress:
-            for outcome in run(jobs, store, pool, do, len(slots), progress.tick):
-                progress.show(outcome)
-    finally:
-        pool.shutdown(wait=False)
+    per_device, device = arguments.per_device, ""
+    if arguments.engine == "dask":
+        pool = cluster_pool(arguments.scheduler, arguments.resource, limit)
+    else:
+        pool, device = local_pool(arguments.device, per_device, limit)
+    store, stopped = Store(_cache(arguments)), ""
+    # The claims last longer than the workers: no other run may start what is still being killed.
+    with terminable(), Claims(store.root) as claims, closing(pool):
+        durations = learned(store, device)
+        if arguments.dry_run:
+            done = {key for key in plan if key in store} - again
+            print(preview(plan, done, durations, pool.slots(), per_device))
+            return 0
+        store.sweep()
+        if again:
+            print(f"{discard(again, store, claims)} finished jobs discarded, to run again")
+        if arguments.retry_failed:
+            for key in plan:
+                store.forget_failure(key)
+        do = partial(work, cache=store.root.absolute(), data=data.absolute())
+        with Progress(plan, store, pool, durations) as progress:
+            driver = Driver(plan, store, pool, do, claims, durations, budget, progress.tick)
+            try:
+                for outcome in driver.run():
+                    progress.show(outcome)
+                stopped = driver.stopped
+            except NoWorkers as error:
+                stopped = str(error)
     # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
     rows = make_grid(config).rows(store)
     if len(rows):
@@ -127,7 +163,11 @@ def _run(arguments: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         rows.to_csv(folder / "rows.csv", index=False)
         _write_report(folder, config)
-    return INCOMPLETE if any(key(job) not in store for job in jobs) else 0
+    if left := driver.left():
+        work_left = duration(sum(durations.seconds(step) for step in left))
+        why = stopped or f"the budget of {arguments.budget} is used up"
+        print(f"{why}; {len(left)} jobs left out, about {work_left} of work", file=sys.stderr)
+    return INCOMPLETE if any(key not in store for key in plan) else 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -208,23 +248,3 @@ def _folder(arguments: argparse.Namespace) -> Path:
 def _cache(arguments: argparse.Namespace) -> Path:
     cache: Path = arguments.cache or arguments.results / "cache"
     return cache
-
-
-def _slots(device: str, per_device: int) -> list[str]:
-    """The CUDA index of each slot, "" for the CPU."""
-    import torch
-
-    if per_device < 1:
-        raise InputError(f"--per-device is {per_device}, accepted: at least 1")
-    count = torch.cuda.device_count()
-    if device == "auto":
-        device = "cuda" if count else "cpu"
-    if device == "cpu":
-        return [""] * per_device
-    indices = [str(i) for i in range(count)] if device == "cuda" else device.split(",")
-    if not indices or not all(i.isdecimal() and int(i) < count for i in indices):
-        raise InputError(
-            f"--device {device!r}: this machine has {count} CUDA devices; accepted: auto, cpu, "
-            "cuda, or indices such as 0,1"
-        )
-    return indices * per_device

@@ -1,180 +1,251 @@
-"""Drive the jobs of a grid over any `concurrent.futures.Executor`.
+"""Drive the jobs of a grid over any `concurrent.futures.Executor` that says how much it takes.
 
 The cache is the only truth: a job is done when its folder exists. Placement and the life of workers
-belong to the executor; locally that is one single-worker process pool for each device slot, so that
-a worker that dies takes nobody else's job with it.
+belong to the pool. Here is what runs next, and what becomes of a job that did not go well.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
+import pickle
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from joblib.externals.loky.process_executor import ProcessPoolExecutor
-
-from benchmark.jobs import Job, key, needs
+from benchmark.agenda import Agenda
+from benchmark.claims import Claims
+from benchmark.failures import LOG_LINES, Failure, NotStarted, attempt, failure, kind_of
+from benchmark.schedule import Durations, Plan, Step
+from benchmark.slots import STARTS, Pool
 from benchmark.store import Store
 
-State = Literal["cached", "started", "done", "failed", "blocked", "lost"]
+State = Literal["cached", "started", "done", "failed", "blocked", "lost", "elsewhere"]
 RETRIES = 2
+"""Further tries of a job whose worker died."""
+TICK = 0.5
+"""Seconds between two looks at what changes without a job ending."""
+LOOK = 1.0
+"""Seconds between two looks at a job that runs in another driver."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Something that happened to a job. detail: why, for failed, blocked and lost."""
+    """Something that happened to a job. detail: why, for failed, blocked, lost and elsewhere."""
 
-    job: Job
+    step: Step
     state: State
     detail: str = ""
     seconds: float = 0.0
 
 
-class SlotPool(Executor):
-    """One process for each slot, pinned to its device before torch is imported.
+@dataclass(frozen=True)
+class Trial:
+    """A job in a worker: since when, by the pool's clock."""
 
-    slots: a CUDA device index such as "0", or "" for the CPU, one entry for each concurrent job.
+    step: Step
+    start: float
+
+
+@dataclass
+class Driver:
+    """Runs what is missing of a plan.
+
+    plan: needs before those that need them. work: runs one job in a worker and publishes it; a job
+    that ran out of memory is given `micro_batches=2`. claims: entered. durations: expected, and
+    learned from each job that ends. budget: seconds after which no job starts; one that would take
+    longer than what is left of them does not start either. tick: called about twice a second with
+    the jobs in flight by key.
+
+    After `run`, `stopped` says why it ended before all that could run had run; it is empty
+    otherwise.
     """
 
-    def __init__(self, slots: Sequence[str]) -> None:
-        self._pools: dict[int, ProcessPoolExecutor | None] = dict.fromkeys(range(len(slots)))
-        self._slots = slots
-        self._busy: dict[Future[Any], int] = {}
+    plan: Plan
+    store: Store
+    pool: Pool
+    work: Callable[..., None]
+    claims: Claims
+    durations: Durations = field(default_factory=Durations)
+    budget: float | None = None
+    tick: Callable[[Mapping[str, Trial]], None] = lambda _: None
+    stopped: str = ""
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start on a free slot; the driver never submits more jobs than there are slots."""
-        busy = {slot for future, slot in self._busy.items() if not future.done()}
-        slot = next(s for s in range(len(self._slots)) if s not in busy)
-        self._busy = {f: s for f, s in self._busy.items() if s in busy}
-        pool = self._pools[slot] or self._start(slot)
-        try:
-            future = pool.submit(fn, *args, **kwargs)
-        except BrokenProcessPool:
-            pool = self._start(slot)
-            future = pool.submit(fn, *args, **kwargs)
-        self._busy[future] = slot
-        return future
+    def __post_init__(self) -> None:
+        done = {key for step in self.plan.values() for key in (step.key, *step.needs)}
+        self.agenda = Agenda(self.plan, {key for key in done if key in self.store})
+        self._alone: list[str] = []
+        self._elsewhere: dict[str, float] = {}
+        self._live: dict[Future[Any], Trial] = {}
+        self._losses: Counter[str] = Counter()
+        self._shortages: set[str] = set()
+        self._not_started = 0
+        self._end = float("inf")
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        for pool in self._pools.values():
-            if pool is not None:
-                pool.shutdown(wait=wait, kill_workers=True)
+    def run(self) -> Iterator[Outcome]:
+        """Yields what happens to each job as it happens.
 
-    def _start(self, slot: int) -> ProcessPoolExecutor:
-        env = {"CUDA_VISIBLE_DEVICES": self._slots[slot]}
-        if not self._slots[slot]:
-            # Slots on the CPU share its cores instead of each claiming all of them.
-            env["OMP_NUM_THREADS"] = str(max(1, _cores() // self._slots.count("")))
-        pool = ProcessPoolExecutor(
-            1,
-            env=env,
-            initializer=_watch_parent,
-            initargs=(os.getpid(),),
-        )
-        self._pools[slot] = pool
-        return pool
+        A job that raises or runs too long fails for good and blocks its dependants; one whose
+        worker dies is tried again at most twice; one that runs out of memory once, alone on its
+        device in smaller batches. A full disk stops the run and is no job's fault. A job that
+        another driver has claimed is waited for, or taken over. Everything else goes on.
 
+        Raises:
+            NoWorkers: workers die before they run anything, or their cluster is gone.
+            RuntimeError: a need is neither among the jobs nor in the cache.
+        """
+        if self.budget is not None:
+            self._end = self.pool.now() + self.budget
+        yield from self._look()
+        while self.agenda.open:
+            yield from self._unless_full(self._start())
+            if not self._live and not self._may_start():
+                return
+            self.tick({trial.step.key: trial for trial in self._live.values()})
+            for future in self.pool.wait(self._live, TICK):
+                yield from self._unless_full(self._collect(self._live.pop(future), future))
 
-def run(
-    jobs: Sequence[Job],
-    store: Store,
-    pool: Executor,
-    work: Callable[[Job], None],
-    slots: int,
-    tick: Callable[[Mapping[str, Job]], None] = lambda _: None,
-) -> Iterator[Outcome]:
-    """Run what is missing, dependencies first; yields what happens to each job as it happens.
+    def left(self) -> list[Step]:
+        """What has neither run nor failed nor been blocked."""
+        return [self.plan[key] for key in self.agenda.open]
 
-    Args:
-        jobs: with everything they need, in order of preference.
-        work: runs one job in a worker and publishes it.
-        slots: jobs in flight at a time; no job is ever queued inside the executor, so that the
-            death of a worker is blamed on the job that ran in it.
-        tick: called about twice a second with the jobs in flight by key.
+    def _look(self) -> Iterator[Outcome]:
+        """What is known before anything runs."""
+        for key, step in self.plan.items():
+            if key not in self.agenda.open:
+                yield Outcome(step, "cached")
+        for key in list(self.agenda.open):
+            if key in self.agenda.open and (record := self.store.failure(key)):
+                yield from self._give_up(key, "earlier: ", record["error"])
 
-    A job that raises fails for good and blocks its dependants; one whose worker dies is tried
-    again at most twice. Everything else goes on.
-    """
-    waiting = {key(job): job for job in jobs}
-    for name in [name for name in waiting if name in store]:
-        yield Outcome(waiting.pop(name), "cached")
-    bad: dict[str, str] = {}
-    for name in list(waiting):
-        if failure := store.failure(name):
-            bad[name] = failure["error"]
-            yield Outcome(waiting.pop(name), "failed", f"earlier: {failure['error']}")
-    losses: dict[str, int] = {}
-    live: dict[Future[Any], tuple[str, Job, float]] = {}
-    while waiting or live:
-        for name, job in list(waiting.items()):
-            culprit = next((n for n in map(key, needs(job)) if n in bad), None)
-            if culprit:
-                bad[name] = bad[culprit]
-                yield Outcome(waiting.pop(name), "blocked", bad[culprit])
-        ready = [n for n, job in waiting.items() if all(key(d) in store for d in needs(job))]
-        for name in ready[: slots - len(live)]:
-            job = waiting.pop(name)
-            live[pool.submit(work, job)] = (name, job, time.monotonic())
-            yield Outcome(job, "started")
-        if not live:
-            if waiting:
-                raise RuntimeError("jobs wait for something that is not among the jobs")
+    def _start(self) -> Iterator[Outcome]:
+        """Fill the pool with the jobs that come first, of those that may start."""
+        if self.stopped:
             return
-        tick({name: job for name, job, _ in live.values()})
-        for future in wait(live, timeout=0.5, return_when=FIRST_COMPLETED).done:
-            name, job, start = live.pop(future)
-            seconds = time.monotonic() - start
-            error = future.exception()
-            if error is None and name in store:
-                yield Outcome(job, "done", seconds=seconds)
-            elif isinstance(error, BrokenProcessPool) and losses.get(name, 0) < RETRIES:
-                losses[name] = losses.get(name, 0) + 1
-                waiting[name] = job
-                yield Outcome(job, "lost", f"worker died, try {losses[name] + 1}", seconds)
-            else:
-                failure = _failure(error)
-                store.record_failure(name, failure)
-                bad[name] = failure["error"]
-                yield Outcome(job, "failed", failure["error"], seconds)
+        yield from self._look_elsewhere()
+        for key in list(self._alone):
+            yield from self._submit(key, self.pool.submit_alone, micro_batches=2)
+        if not self.pool.free():
+            return
+        for key in self.agenda.in_order(self.durations, self.budget is not None):
+            if self._fits(key):
+                self.agenda.ready.remove(key)
+                if not self.claims.take(key):
+                    self._elsewhere[key] = self.pool.now()
+                    yield Outcome(self.plan[key], "elsewhere", self.claims.owner(key))
+                elif not (yield from self._found(key)):
+                    yield from self._submit(key, self.pool.submit)
+                if not self.pool.free():
+                    return
 
+    def _submit(
+        self, key: str, submit: Callable[..., Future[Any] | None], **more: Any
+    ) -> Iterator[Outcome]:
+        step = self.plan[key]
+        try:
+            message = pickle.dumps((self.work, step.job))
+        except Exception as error:  # pickling runs whatever the job brings along
+            yield from self._fail(step, failure(error, "unpicklable"))
+            return
+        if future := submit(attempt, message, **more):
+            self._live[future] = Trial(step, self.pool.now())
+            if key in self._alone:
+                self._alone.remove(key)
+            yield Outcome(step, "started")
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def _look_elsewhere(self) -> Iterator[Outcome]:
+        """Whether jobs of other drivers have ended, or their drivers."""
+        now = self.pool.now()
+        for key, looked in list(self._elsewhere.items()):
+            if now - looked < LOOK:
+                continue
+            self._elsewhere[key] = now
+            if key in self.store or self.claims.take(key):
+                del self._elsewhere[key]
+                if not (yield from self._found(key)):
+                    self.agenda.ready.append(key)
 
+    def _found(self, key: str) -> Generator[Outcome, None, bool]:
+        """Whether another driver has finished the job in the meantime."""
+        if key in self.store:
+            self._settle(key)
+            yield Outcome(self.plan[key], "cached")
+        elif record := self.store.failure(key):
+            yield from self._give_up(key, "elsewhere: ", record["error"])
+        else:
+            return False
+        return True
 
-def _failure(error: BaseException | None) -> dict[str, str]:
-    if error is None:
-        return {"error": "the worker published nothing", "traceback": ""}
-    text = str(error).strip().splitlines()
-    return {
-        "error": f"{type(error).__name__}: {text[0] if text else ''}",
-        "traceback": "".join(traceback.format_exception(error)),
-    }
+    def _collect(self, trial: Trial, future: Future[Any]) -> Iterator[Outcome]:
+        """What became of a job that has ended."""
+        step, seconds = trial.step, self.pool.now() - trial.start
+        key, error = step.key, future.exception()
+        if isinstance(error, NotStarted):
+            self._not_started += 1
+            if self._not_started >= STARTS * max(1, self.pool.slots()):
+                raise error
+            self.agenda.ready.append(key)
+            yield Outcome(step, "lost", str(error), seconds)
+            return
+        record: Failure | None = failure(error, log=self._log(key)) if error else future.result()
+        if record is None and key in self.store:
+            self.durations.learn(step.canonical, seconds, self.durations.device)
+            self._settle(key)
+            yield Outcome(step, "done", seconds=seconds)
+            return
+        record = record or {"kind": "error", "error": "the worker published nothing"}
+        kind, text = record["kind"], record["error"]
+        if kind == "full disk":
+            self.stopped = f"the disk is full ({text})"
+        elif kind == "worker lost" and self._losses[key] < RETRIES:
+            self._losses[key] += 1
+            self.agenda.ready.append(key)
+            yield Outcome(step, "lost", f"{text}, try {self._losses[key] + 1}", seconds)
+        elif kind == "out of memory" and key not in self._shortages:
+            self._shortages.add(key)
+            self._alone.append(key)
+            yield Outcome(step, "lost", f"{text}; again, alone on its device", seconds)
+        else:
+            yield from self._fail(step, record, seconds)
 
+    def _fail(self, step: Step, record: Failure, seconds: float = 0.0) -> Iterator[Outcome]:
+        self.store.record_failure(step.key, record)
+        yield from self._give_up(step.key, "", record["error"], seconds)
 
-def _watch_parent(driver: int) -> None:
-    """End the worker soon after its driver is gone, however the driver went."""
+    def _give_up(self, key: str, since: str, error: str, seconds: float = 0.0) -> Iterator[Outcome]:
+        """The job has failed, and what needs it is blocked."""
+        blocked = self.agenda.give_up(key)
+        self.claims.release(key)
+        yield Outcome(self.plan[key], "failed", since + error, seconds)
+        for name in blocked:
+            yield Outcome(self.plan[name], "blocked", error)
 
-    def watch() -> None:
-        while os.getppid() == driver:
-            time.sleep(0.5)
-        os._exit(1)
+    def _settle(self, key: str) -> None:
+        self.agenda.settle(key)
+        self.claims.release(key)
 
-    threading.Thread(target=watch, daemon=True).start()
+    def _may_start(self) -> bool:
+        """Whether something can still start, now or when the pool or another driver lets it."""
+        if self.stopped or self._end <= self.pool.now():
+            return False
+        return bool(self._alone or self._elsewhere) or any(map(self._fits, self.agenda.ready))
 
+    def _fits(self, key: str) -> bool:
+        return self.durations.seconds(self.plan[key]) <= self._end - self.pool.now()
 
-def work(job: Job, cache: Path, data: Path) -> None:
-    """Run one job in this worker, on the one device it can see."""
-    import torch
+    def _unless_full(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+        try:
+            yield from outcomes
+        except OSError as error:
+            if kind_of(error) != "full disk":
+                raise
+            self.stopped = f"the disk is full ({error})"
 
-    from benchmark.execute import execute
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    execute(job, Store(cache), device, data)
+    def _log(self, key: str) -> str:
+        """The end of the log that a worker left behind when it died."""
+        for folder in self.store.drafts.glob(f"{key}.*"):
+            try:
+                return "\n".join((folder / "log.jsonl").read_text().splitlines()[-LOG_LINES:])
+            except OSError:
+                continue
+        return ""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from attacks.asset import Asset, CleanModel
 from attacks.base import Attack
 from benchmark.data import Dataset
+from benchmark.store import canonical_json, name_of
 from benchmark.train import Recipe
 from defenses.base import Defense
 from models.classifier import Architecture
@@ -117,12 +116,12 @@ Job = AssetJob | AttackJob | DefenseJob
 
 def describe(job: Job) -> str:
     """The canonical JSON: independent of the order of fields, of paths, time and machine."""
-    return json.dumps(job.canonical(), sort_keys=True, separators=(",", ":"))
+    return canonical_json(job.canonical())
 
 
 def key(job: Job) -> str:
-    """The job's name in the cache: 24 hex digits of the sha256 of its canonical JSON."""
-    return hashlib.sha256(describe(job).encode()).hexdigest()[:24]
+    """The job's name in the cache."""
+    return name_of(describe(job))
 
 
 def needs(job: Job) -> tuple[Job, ...]:

@@ -132,11 +132,14 @@ def test_show_puts_poisoned_images_beside_clean_ones(finished, tmp_path, capsys)
 
 def test_the_cache_holds_json_and_safetensors_only(finished):
     cache = finished[1] / "cache"
-    folders = {folder for folder in cache.iterdir() if folder.name not in ("drafts", "failures")}
+    folders = {folder for folder in cache.iterdir() if folder.is_dir()} - {
+        cache / name for name in ("drafts", "failures", "claims")
+    }
     jobs = make_grid(read(finished[0])).jobs()
     assert {folder.name for folder in folders} == {key(job) for job in jobs}
     names = {file.name for folder in folders for file in folder.rglob("*")}
-    assert names == {"job.json", "log.jsonl", "rows.json", "tensors.safetensors"}
+    files = {"job.json", "log.jsonl", "rows.json", "tensors.safetensors", "checksums.json"}
+    assert names == files
     assert not list((cache / "drafts").iterdir()) and not list((cache / "failures").iterdir())
 
 
@@ -215,7 +218,9 @@ def test_report_without_rows_says_what_to_do(tmp_path, capsys):
 
 def test_a_dry_run_trains_nothing(tmp_path, capsys):
     assert run(write(tmp_path), tmp_path / "results", "--dry-run") == 0
-    assert capsys.readouterr().out == "2 jobs: 0 cached, 2 to run\n"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "2 jobs: 0 cached, 2 to run"
+    assert "device hours" in second and "on 1 slots; a guess for 2 of them" in second
     files = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
     assert files == []
 

@@ -1,15 +1,25 @@
 """The cache: a folder is complete or absent, whatever happens to the process that fills it."""
 
+import errno
+import hashlib
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
 
-from benchmark.store import Store, write_json, write_tensors
+from benchmark import store as module
+from benchmark.errors import InputError
+from benchmark.store import CHECKSUMS, Store, changes, write_json, write_tensors
 
 KEY, OTHER = "a" * 24, "b" * 24
 
@@ -47,7 +57,7 @@ def test_a_job_is_absent_until_its_draft_closes(store):
     with store.draft(KEY) as folder:
         write_json(folder / "rows.json", [{"acc": 0.5}])
         assert KEY not in store
-        assert store.running() == {KEY: folder}
+        assert {k: draft.folder for k, draft in store.running().items()} == {KEY: folder}
     assert KEY in store and OTHER not in store
     assert store.rows(KEY) == [{"acc": 0.5}]
     assert store.running() == {} and not list(store.drafts.iterdir())
@@ -146,3 +156,213 @@ def test_a_killed_process_publishes_nothing_and_the_next_one_completes(store):
     assert len(list(store.drafts.iterdir())) == 1
     store.sweep()
     assert not list(store.drafts.iterdir())
+
+
+def fill(folder):
+    write_json(folder / "rows.json", [{"acc": 0.5}])
+    write_tensors(folder / "tensors.safetensors", {"x": torch.arange(3.0)})
+
+
+def test_the_checksum_of_every_file_is_published_with_it(store):
+    with store.draft(KEY) as folder:
+        fill(folder)
+    folder = store.root / KEY
+    sums = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.iterdir()
+        if file.name != CHECKSUMS
+    }
+    assert json.loads((folder / CHECKSUMS).read_text()) == sums and len(sums) == 2
+    assert changes(folder) == []
+
+
+def test_a_checksum_of_a_file_larger_than_one_read(tmp_path):
+    content = bytes(range(251)) * 12345
+    (tmp_path / "large").write_bytes(content)
+    assert module._checksum(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A published folder that tests change and put back."""
+    store = Store(tmp_path_factory.mktemp("sound"))
+    with store.draft(KEY) as folder:
+        fill(folder)
+    return store.root / KEY
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_one_changed_byte_of_any_file_is_found(sound, data):
+    file = data.draw(st.sampled_from(sorted(sound.iterdir())))
+    whole = file.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    other = data.draw(st.integers(0, 255).filter(lambda byte: byte != whole[place]))
+    file.write_bytes(whole[:place] + bytes([other]) + whole[place + 1 :])
+    try:
+        assert changes(sound)
+    finally:
+        file.write_bytes(whole)
+    assert changes(sound) == []
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"\n}\n", b"\n}\r"), (b"\n ", b"\n\t"), (b"{", b"[")])
+def test_a_changed_byte_that_still_parses_is_found(sound, old, new):
+    file = sound / CHECKSUMS
+    whole = file.read_bytes()
+    assert old in whole
+    try:
+        file.write_bytes(whole.replace(old, new, 1))
+        assert changes(sound) == [f"{CHECKSUMS} changed"]
+        file.write_text("[]\n")
+        assert changes(sound) == [f"{CHECKSUMS} changed"]
+    finally:
+        file.write_bytes(whole)
+
+
+def test_missing_extra_cut_and_renamed_files_are_found(sound):
+    rows, tensors, more = sound / "rows.json", sound / "tensors.safetensors", sound / "more"
+    whole = rows.read_bytes()
+    try:
+        more.write_bytes(b"")
+        assert changes(sound) == ["more was not published"]
+        assert changes(sound, "rows.json") == []
+        tensors.rename(more)
+        assert changes(sound) == ["more was not published", "tensors.safetensors is missing"]
+        more.rename(tensors)
+        rows.write_bytes(whole[:-1])
+        assert changes(sound) == ["rows.json changed"]
+        assert changes(sound, "tensors.safetensors") == []
+    finally:
+        rows.write_bytes(whole)
+    assert changes(sound) == []
+
+
+def test_what_was_altered_is_not_read(store):
+    with store.draft(KEY) as folder:
+        fill(folder)
+    folder = store.root / KEY
+    tensors = folder / "tensors.safetensors"
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # loads, with another weight
+    with pytest.raises(InputError, match=r"tensors.safetensors changed; remove this folder"):
+        store.tensors(KEY)
+    tensors.write_bytes(whole)
+    assert store.tensors(KEY)["x"].tolist() == [0, 1, 2]
+    write_json(folder / "rows.json", [{"acc": 0.6}])
+    with pytest.raises(InputError, match=r"rows.json changed"):
+        store.rows(KEY)
+
+
+def test_a_folder_from_before_checksums_is_read(store):
+    with store.draft(KEY) as folder:
+        fill(folder)
+    (store.root / KEY / CHECKSUMS).unlink()
+    assert changes(store.root / KEY) == []
+    assert store.rows(KEY) == [{"acc": 0.5}] and len(store.tensors(KEY)) == 1
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stage", ["rows", "_checksum", "checksums", "_sync", "rename"])
+def test_a_full_disk_leaves_nothing_behind(store, monkeypatch, stage):
+    def write(file, value):
+        file.write_text("torn")
+        if file.name.startswith(stage):
+            full()
+
+    if stage == "rename":
+        monkeypatch.setattr(module.Path, "rename", full)
+    elif stage.startswith("_"):
+        monkeypatch.setattr(module, stage, full)
+    else:
+        monkeypatch.setattr(module, "write_json", write)
+    with pytest.raises(OSError, match="No space left"), store.draft(KEY) as folder:
+        module.write_json(folder / "rows.json", [])
+    assert KEY not in store and not list(store.drafts.iterdir())
+    monkeypatch.undo()
+    publish(store, value="later")
+    assert store.rows(KEY) == [{"acc": "later"}]
+
+
+def test_a_full_disk_is_an_error_of_the_system_for_tensors_too(tmp_path, monkeypatch):
+    text = "Error while serializing: I/O error: No space left on device (os error 28)"
+    told = iter([text, "another error"])
+
+    def save_file(*_):
+        raise SafetensorError(next(told))
+
+    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_tensors(tmp_path / "x", {"x": torch.zeros(1)})
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(SafetensorError, match="another"):
+        write_tensors(tmp_path / "x", {"x": torch.zeros(1)})
+
+
+def test_a_full_disk_leaves_no_torn_failure_record(store, monkeypatch):
+    store.record_failure(KEY, {"error": "E: old"})
+    monkeypatch.setattr(module.Path, "replace", full)
+    with pytest.raises(OSError):
+        store.record_failure(KEY, {"error": "E: new"})
+    assert [file.name for file in store.failures.iterdir()] == [f"{KEY}.json"]
+    assert store.failure(KEY) == {"error": "E: old"}
+    (store.failures / f"{KEY}.json").write_text("")  # as a crash of the machine leaves it
+    assert store.failure(KEY) is None
+
+
+def _publish_at_once(root, number, barrier):
+    store = Store(root)
+    for name in "0123456789":
+        with store.draft(name * 24) as folder:
+            write_json(folder / "rows.json", [{"acc": number}])
+            (folder / "log.jsonl").write_text(f"{number}\n" * (number + 1))
+            barrier.wait(20)
+
+
+def test_processes_that_publish_one_job_at_once_leave_one_sound_folder(store):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    processes = [
+        context.Process(target=_publish_at_once, args=(store.root, number, barrier))
+        for number in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    names = [name * 24 for name in "0123456789"]
+    assert store.keys() == names and not list(store.drafts.iterdir())
+    for name in names:
+        ((row,), log) = store.rows(name), (store.root / name / "log.jsonl").read_text()
+        assert changes(store.root / name) == []
+        assert log == f"{row['acc']}\n" * (row["acc"] + 1)
+
+
+def test_a_removed_job_is_absent_at_once(store, monkeypatch):
+    publish(store)
+    publish(store, OTHER)
+    absent = []
+    real = shutil.rmtree
+    monkeypatch.setattr(
+        module.shutil, "rmtree", lambda f, **k: (absent.append(KEY not in store), real(f, **k))
+    )
+    store.remove(KEY)
+    assert absent == [True] and store.keys() == [OTHER]
+    assert not list(store.drafts.iterdir())
+
+
+def test_only_folders_named_by_a_key_are_jobs(store):
+    publish(store)
+    (store.root / "notes").mkdir()
+    (store.root / ("A" * 24)).mkdir()
+    (store.root / OTHER).write_text("a file")
+    (store.drafts / ".nfs0001").touch()
+    (store.root / ("c" * 24)).symlink_to(store.root / KEY)
+    assert store.keys() == [KEY]
+    assert store.unfinished() == [] and store.running() == {}
+    store.sweep()
+    assert (store.drafts / ".nfs0001").exists()

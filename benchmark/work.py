@@ -1,0 +1,27 @@
+"""What a worker does with a job of a grid. Workers import it, and with it torch, at their start."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from benchmark.execute import execute
+from benchmark.jobs import Job
+from benchmark.store import Store
+
+
+def work(job: Job, cache: Path, data: Path, micro_batches: int = 1) -> None:
+    """Run one job in this worker, on the one device it can see.
+
+    micro_batches: pieces that each batch is to be worked off in; 2 after memory has run out.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with in_micro_batches(micro_batches):
+        execute(job, Store(cache), device, data)
+
+
+def in_micro_batches(count: int) -> AbstractContextManager[None]:
+    """Where training learns that batches are to be split; so far it does not split them."""
+    return nullcontext()
