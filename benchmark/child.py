@@ -1,46 +1,56 @@
-"""A worker: one process that runs what its driver sends, and ends as soon as its driver is gone.
+"""A worker: a pool of one process, which ends as soon as its driver is gone.
 
-`Child` is the driver's end, `main` the other one. Messages are pickles over the process's standard
-input and output, so that closing them is all it takes to end it, whichever way the driver went.
+The process is one of loky's (it comes with joblib): started afresh, with an environment of its own,
+so that its device is set before anything is imported.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
+import multiprocessing
 import os
 import pickle
+import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
-from typing import Any, NoReturn
+from concurrent.futures import Future, wait
+from multiprocessing.util import Finalize
+from typing import Any
+
+from joblib.externals.loky.process_executor import (
+    BrokenProcessPool,
+    ProcessPoolExecutor,
+    ShutdownExecutorError,
+)
 
 from benchmark.failures import NotStarted, Overdue, WorkerLost, ending
 
 POLL = 0.5
-"""Seconds between two looks at whether a running job is still wanted."""
+"""Seconds between two looks: at whether a job is still wanted, at whether the driver is alive."""
 
 
 class Child:
-    """A worker process in a process group of its own.
+    """A worker process, started when it is first asked.
 
     environment: variables it has from its start, before anything is imported. imports: modules it
     loads before its first job, so that a machine that cannot load them blames no job.
     """
 
     def __init__(self, environment: Mapping[str, str], imports: Sequence[str] = ()) -> None:
-        program = f"import sys; sys.path[:] = {sys.path!r}; from benchmark.child import main; "
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", f"{program}main({list(imports)!r})"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
-            start_new_session=True,
+        self._imports = tuple(imports)
+        self._pool = ProcessPoolExecutor(
+            1, env=dict(environment), initializer=_begin, initargs=(os.getpid(),)
         )
-        self.ready = False
+        # Before multiprocessing waits for all children at the exit of a process, as it does in the
+        # workers of Dask.
+        kill = {"wait": False, "kill_workers": True}
+        Finalize(self, self._pool.shutdown, kwargs=kill, exitpriority=10)
+        self._ready = False
+        self.alive = True
+        """Whether it can be asked: false once it has died or was killed."""
 
     def ask(
         self,
@@ -59,119 +69,81 @@ class Child:
             Overdue: it ran into the limit.
             WorkerLost: it died, with how it died.
         """
-        if not self.ready:
-            self._greet()
-        over = threading.Event()
-        overdue: list[bool] = []
-
-        def watch() -> None:
-            end = time.monotonic() + (limit or float("inf"))
-            while not over.wait(min(POLL, max(0.0, end - time.monotonic()))):
-                if time.monotonic() >= end:
-                    overdue.append(True)
-                if overdue or not wanted():
-                    return self.kill()
-
-        threading.Thread(target=watch, daemon=True).start()
+        if not self._ready:
+            self._start()
         try:
-            good, value = self._exchange(message)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            code = self._end()
-            if overdue:
-                raise Overdue(f"ran for longer than the limit of {limit:g} s") from None
-            raise WorkerLost(f"the worker {ending(code)}") from None
-        finally:
-            over.set()
+            future = self._pool.submit(_call, message)
+            end = time.monotonic() + (limit or math.inf)
+            while not _within(future, min(POLL, end - time.monotonic())):
+                if time.monotonic() >= end:
+                    raise Overdue(f"ran for longer than the limit of {limit:g} s")
+                if not wanted():
+                    raise WorkerLost("the job is no longer wanted")
+            value = future.result()
+        except (BrokenProcessPool, ShutdownExecutorError) as error:
+            self.kill()
+            raise WorkerLost(f"the worker {_how_it_ended(error)}") from None
+        except (Overdue, WorkerLost):
+            self.kill()
+            raise
         if isinstance(value, dict) and value.get("kind") == "out of memory":
             # What a framework holds on to after that is only given back by the process's end.
+            self.kill(wait=True)
+        return value
+
+    def kill(self, *, wait: bool = False) -> None:
+        """End the worker and whatever it has started; harmless when it is gone."""
+        self.alive = False
+        self._pool.shutdown(wait=wait, kill_workers=True)
+
+    def _start(self) -> None:
+        try:
+            self._pool.submit(_import, self._imports).result()
+        except BrokenProcessPool as error:
             self.kill()
-            self.process.wait()
-        if good:
-            return value
-        raise value
-
-    def kill(self) -> None:
-        """End the worker and whatever it has started, at once; harmless when it is gone."""
-        if self.process.poll() is None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError, AttributeError):
-                self.process.kill()  # not yet a group of its own, or no groups on this system
-
-    def _greet(self) -> None:
-        try:
-            good, value = self._receive()
-        except (EOFError, OSError, pickle.UnpicklingError):
-            good, value = False, f"it {ending(self._end())} at once"
-        if not good:
+            text = f"it {_how_it_ended(error)} at once"
+            raise NotStarted(f"a worker could not start: {text}") from None
+        except Exception as error:  # a broken installation raises anything
             self.kill()
-            self.process.wait()
-            raise NotStarted(f"a worker could not start: {value}")
-        self.ready = True
-
-    def _exchange(self, message: bytes) -> Any:
-        assert self.process.stdin is not None
-        pickle.dump(message, self.process.stdin)
-        self.process.stdin.flush()
-        return self._receive()
-
-    def _receive(self) -> Any:
-        assert self.process.stdout is not None
-        # Pickled twice: a value that cannot be read must not put the stream out of step.
-        return pickle.loads(pickle.load(self.process.stdout))
-
-    def _end(self) -> int:
-        """The exit code of a worker that has closed its output."""
-        try:
-            return self.process.wait(POLL)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self.process.wait()
+            text = f"{type(error).__name__}: {error}"
+            raise NotStarted(f"a worker could not start: {text}") from None
+        self._ready = True
 
 
-def main(imports: Sequence[str]) -> NoReturn:
-    """The worker: run what comes in until the input ends."""
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what jobs print must not end up among the replies
-    messages: SimpleQueue[bytes] = SimpleQueue()
-
-    def listen() -> None:
-        while True:
-            try:
-                messages.put(pickle.load(sys.stdin.buffer))
-            except (EOFError, OSError, pickle.UnpicklingError):
-                _end_group()
-
-    threading.Thread(target=listen, daemon=True).start()
-
-    def reply(good: bool, value: Any) -> None:
-        try:
-            data = pickle.dumps((good, value))
-            pickle.loads(data)
-        except Exception as error:  # pickling runs whatever the value brings along
-            data = pickle.dumps((False, RuntimeError(f"no answer can be sent: {error}")))
-        pickle.dump(data, replies)
-        replies.flush()
-
-    try:
-        for module in imports:
-            importlib.import_module(module)
-    except Exception as error:  # a broken installation raises anything
-        reply(False, f"{type(error).__name__}: {error}")
-        _end_group()
-    reply(True, None)
-    while True:
-        try:
-            function, args, keywords = pickle.loads(messages.get())
-            value = function(*args, **keywords)
-        except Exception as error:
-            reply(False, error)
-        else:
-            reply(True, value)
+def _within(future: Future[Any], seconds: float) -> bool:
+    return bool(wait([future], max(0.0, seconds)).done)
 
 
-def _end_group() -> NoReturn:
-    """End this process, and with it what it has started."""
-    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
+def _how_it_ended(error: Exception) -> str:
+    """In words, from loky's "... exit codes of the workers are {SIGKILL(-9)}"."""
+    found = re.search(r"\((-?\d+)\)\}", str(error))
+    return ending(int(found[1])) if found else "died"
+
+
+def _begin(driver: int) -> None:
+    """In the worker: a group of its own, which Ctrl-C does not reach; it ends with the driver.
+
+    A nested process finds no start method of loky's name, so it gets the one that always works.
+    """
+    multiprocessing.set_start_method("spawn", force=True)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+    def watch() -> None:
+        while os.getppid() == driver:
+            time.sleep(POLL)
+        if hasattr(os, "killpg"):
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+
+
+def _call(message: bytes) -> Any:
+    function, args, keywords = pickle.loads(message)
+    return function(*args, **keywords)

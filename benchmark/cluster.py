@@ -7,6 +7,7 @@ killed. Which device a job sees is what CUDA_VISIBLE_DEVICES says where its Dask
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +17,11 @@ from typing import Any
 
 from benchmark.child import Child
 from benchmark.errors import InputError, nearest
-from benchmark.failures import NoWorkers, WorkerError, WorkerLost
+from benchmark.failures import NotStarted, NoWorkers, WorkerError, WorkerLost
 from benchmark.slots import Pool
 
 try:
-    from distributed import Client, KilledWorker, get_worker
+    from distributed import Client, KilledWorker, Status, get_worker
 except ImportError:
     raise InputError(
         "--engine dask needs the package 'distributed': pip install 'sau-bench[dask]'"
@@ -116,11 +117,18 @@ _idle: list[Child] = []
 
 def in_child(message: bytes, limit: float | None, imports: Sequence[str]) -> Any:
     """On a Dask worker: let a child run the message, for as long as the task is wanted."""
+    if multiprocessing.current_process().daemon:
+        raise NotStarted(
+            "a Dask worker may not start processes: start it with "
+            "DASK_DISTRIBUTED__WORKER__DAEMON=False, or with --no-nanny"
+        )
     worker = get_worker()
     task = worker.get_current_task()
 
     def wanted() -> bool:
         # A task whose client has cancelled it, or is gone, goes on in its thread all the same.
+        if worker.status is not Status.running:
+            return False
         state = worker.state.tasks.get(task)
         return state is not None and state.state not in ("cancelled", "released", "forgotten")
 
@@ -131,7 +139,7 @@ def in_child(message: bytes, limit: float | None, imports: Sequence[str]) -> Any
     try:
         return child.ask(message, limit, wanted)
     finally:
-        if child.process.poll() is None:
+        if child.alive:
             _idle.append(child)
 
 

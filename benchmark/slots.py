@@ -143,7 +143,7 @@ class SlotPool(Pool):
             self._starts[slot] += 1
             raise
         finally:
-            if child.process.poll() is not None:
+            if not child.alive:
                 self._drop(slot)
 
     def _child(self, slot: int) -> Child:
@@ -151,7 +151,7 @@ class SlotPool(Pool):
             if self._closed:
                 raise WorkerLost("the pool is closed")
             child = self._children[slot]
-            if child is None or child.process.poll() is not None:
+            if child is None or not child.alive:
                 child = Child(self._environment(slot), self._imports)
                 self._children[slot] = child
             return child

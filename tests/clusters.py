@@ -39,7 +39,13 @@ class Cluster:
             [sys.executable, "-m", "dask", what, *arguments],
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": PATHS,
+                "OMP_NUM_THREADS": "1",
+                "DASK_DISTRIBUTED__WORKER__DAEMON": "False",
+                **environment,
+            },
             start_new_session=True,
             cwd=self.folder,
         )
@@ -68,15 +74,16 @@ def wait_for(condition, seconds=30):
 
 
 def descendants(pid):
-    """Processes below one, by parents in /proc."""
+    """Processes below one, by parents in /proc; not loky's tracker, which ends with its owner."""
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                command = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if fields[0] not in "ZX":
+            if fields[0] not in "ZX" and b"resource_tracker" not in command:
                 parents.setdefault(int(fields[1]), []).append(int(folder.name))
     found = [pid]
     for one in found:

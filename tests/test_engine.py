@@ -177,11 +177,11 @@ def test_no_job_starts_that_ends_after_the_budget_and_running_jobs_end(tmp_path,
 
 
 def test_a_full_disk_stops_the_run_and_is_no_jobs_fault(tmp_path, threads):
-    jobs = [Fake("full disk"), Fake("nap 0.3"), Fake("never"), Fake("nor")]
+    jobs = [Fake("full disk"), Fake("nap 1.5"), Fake("never"), Fake("nor")]
     outcomes, driver = drive(jobs, tmp_path, threads)
-    assert starts(outcomes) == ["full disk", "nap 0.3"]
+    assert starts(outcomes) == ["full disk", "nap 1.5"]
     assert [(str(o.step), o.state) for o in outcomes if o.state != "started"] == [
-        ("nap 0.3", "done")
+        ("nap 1.5", "done")
     ]
     assert "No space left" in driver.stopped
     assert {str(step) for step in driver.left()} == {"full disk", "never", "nor"}
