@@ -143,7 +143,7 @@ def _run(arguments: argparse.Namespace) -> int:
             return 0
         store.sweep()
         if again:
-            print(f"{discard(again, store, claims)} finished jobs discarded, to run again")
+            print(f"finished jobs discarded, to run again: {discard(again, store, claims)}")
         if arguments.retry_failed:
             for key in plan:
                 store.forget_failure(key)
