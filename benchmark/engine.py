@@ -57,8 +57,7 @@ class Driver:
     longer than what is left of them does not start either. tick: called about twice a second with
     the jobs in flight by key.
 
-    After `run`, `stopped` says why it ended before all that could run had run; it is empty
-    otherwise.
+    stopped: after `run`, why it ended early, if not for the budget.
     """
 
     plan: Plan
