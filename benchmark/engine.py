@@ -124,9 +124,10 @@ class Driver:
         yield from self._look_elsewhere()
         for key in list(self._alone):
             yield from self._submit(key, self.pool.submit_alone, micro_batches=2)
-        if not self.pool.free():
-            return
-        for key in self.agenda.in_order(self.durations, self.budget is not None):
+        room = len(self._live) + self.pool.free()
+        for key in self.agenda.in_order(self.durations, self.budget is not None) if room else ():
+            if len(self._live) >= room:
+                return
             if self._fits(key):
                 self.agenda.ready.remove(key)
                 if not self.claims.take(key):
@@ -134,8 +135,6 @@ class Driver:
                     yield Outcome(self.plan[key], "elsewhere", self.claims.owner(key))
                 elif not (yield from self._found(key)):
                     yield from self._submit(key, self.pool.submit)
-                if not self.pool.free():
-                    return
 
     def _submit(
         self, key: str, submit: Callable[..., Future[Any] | None], **more: Any
