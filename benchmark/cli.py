@@ -128,22 +128,21 @@ def _run(arguments: argparse.Namespace) -> int:
     limit = seconds(arguments.time_limit, "--time-limit") if arguments.time_limit else None
     data = _data(arguments, config.data)
     check_data(grid, data)
-    per_device, device = arguments.per_device, ""
     if arguments.engine == "dask":
-        pool = cluster_pool(arguments.scheduler, arguments.resource, limit)
+        pool, device = cluster_pool(arguments.scheduler, arguments.resource, limit), ""
     else:
-        pool, device = local_pool(arguments.device, per_device, limit)
+        pool, device = local_pool(arguments.device, arguments.per_device, limit)
     store, stopped = Store(_cache(arguments)), ""
     # The claims last longer than the workers: no other run may start what is still being killed.
     with terminable(), Claims(store.root) as claims, closing(pool):
         durations = learned(store, device)
         if arguments.dry_run:
             done = {key for key in plan if key in store} - again
-            print(preview(plan, done, durations, pool.slots(), per_device))
+            print(preview(plan, done, durations, pool.slots(), arguments.per_device))
             return 0
         store.sweep()
         if again:
-            print(f"{discard(again, store, claims)} finished jobs discarded, to run again")
+            print(f"finished jobs discarded, to run again: {discard(again, store, claims)}")
         if arguments.retry_failed:
             for key in plan:
                 store.forget_failure(key)
@@ -161,12 +160,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if len(rows):
         folder = _folder(arguments)
         folder.mkdir(parents=True, exist_ok=True)
-        rows.to_csv(folder / "rows.csv", index=False)
+        draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
+        rows.to_csv(draft, index=False)
+        draft.replace(folder / "rows.csv")
         _write_report(folder, config)
     if left := driver.left():
-        work_left = duration(sum(durations.seconds(step) for step in left))
         why = stopped or f"the budget of {arguments.budget} is used up"
-        print(f"{why}; {len(left)} jobs left out, about {work_left} of work", file=sys.stderr)
+        took = duration(sum(map(durations.seconds, left)))
+        print(f"{why}; {len(left)} jobs left out, about {took} of work", file=sys.stderr)
     return INCOMPLETE if any(key not in store for key in plan) else 0
 
 

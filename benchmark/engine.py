@@ -57,8 +57,7 @@ class Driver:
     longer than what is left of them does not start either. tick: called about twice a second with
     the jobs in flight by key.
 
-    After `run`, `stopped` says why it ended before all that could run had run; it is empty
-    otherwise.
+    stopped: after `run`, why it ended early, if not for the budget.
     """
 
     plan: Plan
@@ -125,9 +124,10 @@ class Driver:
         yield from self._look_elsewhere()
         for key in list(self._alone):
             yield from self._submit(key, self.pool.submit_alone, micro_batches=2)
-        if not self.pool.free():
-            return
-        for key in self.agenda.in_order(self.durations, self.budget is not None):
+        room = len(self._live) + self.pool.free()
+        for key in self.agenda.in_order(self.durations, self.budget is not None) if room else ():
+            if len(self._live) >= room:
+                return
             if self._fits(key):
                 self.agenda.ready.remove(key)
                 if not self.claims.take(key):
@@ -135,8 +135,6 @@ class Driver:
                     yield Outcome(self.plan[key], "elsewhere", self.claims.owner(key))
                 elif not (yield from self._found(key)):
                     yield from self._submit(key, self.pool.submit)
-                if not self.pool.free():
-                    return
 
     def _submit(
         self, key: str, submit: Callable[..., Future[Any] | None], **more: Any

@@ -92,10 +92,14 @@ def preview(
     work = sum(durations.seconds(plan[key]) for key in missing) / per_device
     wall = wall_time(plan, {}, missing, slots, durations)
     guessed = sum(not durations.is_measured(plan[key]) for key in missing)
-    text += f"\nabout {work / 3600:.2f} device hours, {duration(wall)} on {slots} slots"
+    text += f"\nabout {work / 3600:.2f} device hours, {duration(wall)} on {_count(slots, 'slot')}"
     if guessed:
         text += f"; a guess for {guessed} of them: nothing like these was measured on this device"
     return text
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _slots(device: str, per_device: int, count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,26 @@ def test_only_runs_a_part_and_keeps_the_rows_of_the_rest(finished, capsys):
     assert (results / "tiny" / "rows.csv").read_bytes() == rows
 
 
+def test_forced_cells_run_again_to_the_same_rows(finished, tmp_path, capsys):
+    config, results = finished
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    assert run(config, tmp_path, "--force", "attack=badnets", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("2 jobs: 0 cached, 2 to run\n")
+    assert run(config, tmp_path, "--force", "defense=ft") == 0
+    out = capsys.readouterr().out
+    assert "finished jobs discarded, to run again: 1" in out and out.count("started") == 1
+    pd.testing.assert_frame_equal(cells(tmp_path), cells(results))
+
+
+def test_a_budget_that_nothing_fits_leaves_all_out_and_says_so(tmp_path, capsys):
+    config = write(tmp_path)
+    assert run(config, tmp_path / "results", "--budget", "1s") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("the budget of 1s is used up; 2 jobs left out, about ")
+    assert captured.err.count("\n") == 1
+
+
 def test_a_fresh_cache_gives_the_same_rows(finished, tmp_path):
     config, results = finished
     assert run(config, tmp_path) == 0
@@ -220,7 +241,7 @@ def test_a_dry_run_trains_nothing(tmp_path, capsys):
     assert run(write(tmp_path), tmp_path / "results", "--dry-run") == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == "2 jobs: 0 cached, 2 to run"
-    assert "device hours" in second and "on 1 slots; a guess for 2 of them" in second
+    assert "device hours" in second and "on 1 slot; a guess for 2 of them" in second
     files = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
     assert files == []
 
@@ -322,6 +343,9 @@ MISSING = "python run_grid.py fetch cifar10"
         ({}, ["--device", "cuda:99"], "accepted: auto, cpu, cuda"),
         ({}, ["--device", "99"], "accepted: auto, cpu, cuda"),
         ({}, ["--per-device", "0"], "at least 1"),
+        ({}, ["--budget", "2"], "--budget is '2', accepted: such as 90s"),
+        ({}, ["--time-limit", "soon"], "--time-limit is 'soon', accepted: such as 90s"),
+        ({}, ["--force", "attak=badnets"], "--force: 'attak=badnets' is not AXIS=NAME"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_created(tmp_path, capsys, changes, more, told):
