@@ -20,6 +20,7 @@ from concurrent.futures import Future, wait
 from multiprocessing.util import Finalize
 from typing import Any
 
+from joblib.externals.loky import process_executor
 from joblib.externals.loky.process_executor import (
     BrokenProcessPool,
     ProcessPoolExecutor,
@@ -126,6 +127,9 @@ def _begin(driver: int) -> None:
     A nested process finds no start method of loky's name, so it gets the one that always works.
     """
     multiprocessing.set_start_method("spawn", force=True)
+    # loky takes a worker whose memory has grown by 300 MB for a leaking one and replaces it; for
+    # one that has loaded a dataset and a network that is every job, and an import of torch each.
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
 

@@ -86,8 +86,9 @@ def test_ls_says_what_each_folder_is_and_who_uses_it(store, configs, grids, caps
     told = {line[head.index("JOB") :]: line for line in lines}
     lf = "digits / small_cnn / lf / 0"
     asset = "digits / small_cnn / UniversalPattern / 0"
-    assert list(told) == sorted(told) and len(told) == 9
-    assert {asset, lf, f"{lf} / ft", f"{lf} / sau"} <= set(told)
+    clean = "digits / small_cnn / CleanModel / 0"
+    assert list(told) == sorted(told) and len(told) == 10
+    assert {clean, asset, lf, f"{lf} / ft", f"{lf} / sau"} <= set(told)
     for ratio, used in (("0.1", "-"), ("0.05", "second")):
         for end in ("", " / ft"):
             line = told[f"digits / small_cnn / badnets / 0{end} (attack.ratio={ratio})"]
