@@ -124,7 +124,7 @@ class Driver:
         yield from self._look_elsewhere()
         for key in list(self._alone):
             yield from self._submit(key, self.pool.submit_alone, micro_batches=2)
-        room = len(self._live) + self.pool.free()
+        room = min(len(self._live) + self.pool.free(), self.pool.slots())
         for key in self.agenda.in_order(self.durations, self.budget is not None) if room else ():
             if len(self._live) >= room:
                 return
