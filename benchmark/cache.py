@@ -194,7 +194,9 @@ def _told(entry: Entry) -> tuple[str, dict[str, str]]:
         return str(told.get("error", "unknown")), {}
     victim = told.get("victim", told)
     axes = victim if isinstance(victim, dict) else {}
-    parts = [axes.get(axis) for axis in ("dataset", "model", "attack", "asset", "seed")]
+    # A victim's description names the asset of its attack, too.
+    made = "attack" if "attack" in axes else "asset"
+    parts = [axes.get(axis) for axis in ("dataset", "model", made, "seed")]
     named = [_name(part) for part in (*parts, told.get("defense")) if part is not None]
     return (" / ".join(named), _flat(told)) if named else ("unknown", {})
 

@@ -120,7 +120,7 @@ def test_verify_accepts_what_was_published(store, grids, capsys):
     publish(store, *grids[0].jobs())
     before = {file: file.read_bytes() for file in store.root.rglob("*") if file.is_file()}
     assert cache(store, "verify") == 0
-    assert capsys.readouterr().out == "5 jobs: 0 bad, 5 sound\n"
+    assert capsys.readouterr().out == "6 jobs: 0 bad, 6 sound\n"
     assert before == {file: file.read_bytes() for file in store.root.rglob("*") if file.is_file()}
 
 
@@ -139,7 +139,7 @@ def test_verify_names_each_bad_folder_on_one_line(store, grids, capsys):
         f"{cut.path}: rows.json is missing",
         f"{flipped.path}: job.json changed",
         f"{store.root / ('f' * 24)}: job.json describes another job",
-        "5 jobs: 3 bad, 2 sound; 1 published without checksums: only completeness is known",
+        "6 jobs: 3 bad, 3 sound; 1 published without checksums: only completeness is known",
     ]
     assert err.count("\n") == 1 and "run again" in err
 
@@ -270,7 +270,7 @@ def test_without_any_config_nothing_counts_as_unused(store, grids, capsys, monke
     monkeypatch.chdir(store.root)
     assert cache(store, "gc", "--delete") == 2
     assert "none in configs/" in capsys.readouterr().err
-    assert len(store.keys()) == 5
+    assert len(store.keys()) == 6
 
 
 @pytest.mark.parametrize("action", ["ls", "verify", "gc"])

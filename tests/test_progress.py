@@ -159,7 +159,8 @@ def test_a_failed_asset_is_named_and_blocks_its_victims_and_their_defenses(grid,
     states, details, _ = status(grid, store)
     assert states == {"LF": ("blocked",) * 3, "BadNets": ("missing",) * 3}
     text = "\n".join(details)
-    assert text.count(f"by {asset}: E: no pattern") == 3
+    # Three cells of the attack, and the pattern that is made from the clean model.
+    assert text.count(f"by {asset}: E: no pattern") == 4
     (line,) = (line for line in details if line.startswith(f"│ {asset} "))
     assert "failed" in line and "E: no pattern" in line
     store.forget_failure(key(asset))
