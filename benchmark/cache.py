@@ -22,11 +22,14 @@ ABANDONED = 24 * 3600
 any epoch, since deleting a living job's draft loses its work."""
 
 
+Kind = Literal["job", "draft", "failure", "checkpoint"]
+
+
 @dataclass(frozen=True)
 class Entry:
     """Something in the cache. size: bytes. time: of its end, in seconds since the epoch."""
 
-    kind: Literal["job", "draft", "failure"]
+    kind: Kind
     path: Path
     key: str
     size: int
@@ -69,11 +72,16 @@ def jobs(store: Store) -> Iterator[Entry]:
 
 
 def unused(store: Store, needed: Collection[str]) -> list[Entry]:
-    """What can go: jobs and failures that are not needed, and drafts that nobody fills any more.
+    """What can go: jobs, failures and checkpoints that are not needed, and abandoned drafts.
 
     Drafts whose process may be alive are never among them.
     """
-    records = [(file, file.name.removesuffix(".json")) for file in store.failures.glob("*.json")]
+    spare: list[Entry] = []
+    folders: dict[Kind, Path] = {"failure": store.failures, "checkpoint": store.checkpoints}
+    for kind, folder in folders.items():
+        for file in sorted(folder.glob("*.*")):
+            if KEY.fullmatch(file.stem) and file.stem not in needed:
+                spare.append(_entry(kind, file, file.stem))
     return [
         *(entry for entry in jobs(store) if entry.key not in needed),
         *(
@@ -81,11 +89,7 @@ def unused(store: Store, needed: Collection[str]) -> list[Entry]:
             for draft in store.unfinished()
             if _is_abandoned(draft)
         ),
-        *(
-            _entry("failure", file, key)
-            for file, key in sorted(records)
-            if KEY.fullmatch(key) and key not in needed
-        ),
+        *spare,
     ]
 
 
@@ -102,7 +106,7 @@ def delete(store: Store, entry: Entry) -> None:
     elif entry.kind == "draft":
         shutil.rmtree(entry.path, ignore_errors=True)
     else:
-        store.forget_failure(entry.key)
+        entry.path.unlink(missing_ok=True)
 
 
 def faults(folder: Path) -> list[str]:
@@ -145,7 +149,7 @@ def titles(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _entry(kind: Literal["job", "draft", "failure"], path: Path, key: str) -> Entry:
+def _entry(kind: Kind, path: Path, key: str) -> Entry:
     files = {file.name: file.stat() for file in (path.iterdir() if path.is_dir() else [path])}
     last = files.get("rows.json", path.stat())
     return Entry(kind, path, key, sum(file.st_size for file in files.values()), last.st_mtime)
@@ -183,6 +187,8 @@ def _gaps(folder: Path) -> Iterator[str]:
 
 def _told(entry: Entry) -> tuple[str, dict[str, str]]:
     """(what it is called, its fields); the first is "unknown" if no file says so."""
+    if entry.kind == "checkpoint":
+        return "checkpoint of an unfinished training", {}
     file = entry.path if entry.kind == "failure" else entry.path / "job.json"
     try:
         told = json.loads(file.read_text())

@@ -114,7 +114,6 @@ class _Job:
             "epochs": epochs,
             "state": _state([*self.keeps, *keeps]),
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_suffix(f".{os.getpid()}")
         try:
             torch.save(content, draft)

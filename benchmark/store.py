@@ -35,7 +35,8 @@ class Store:
         self.root = root
         self.drafts = root / "drafts"
         self.failures = root / "failures"
-        for folder in (self.drafts, self.failures):
+        self.checkpoints = root / "checkpoints"
+        for folder in (self.drafts, self.failures, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
 
     def __contains__(self, key: str) -> bool:
@@ -122,7 +123,7 @@ class Store:
 
     def checkpoint(self, key: str) -> Path:
         """Where a job that takes long saves what it needs to go on after an interruption."""
-        return self.root / "checkpoints" / f"{key}.pt"
+        return self.checkpoints / f"{key}.pt"
 
     def record_failure(self, key: str, failure: Mapping[str, str]) -> None:
         """Keep why a job failed, until it succeeds or the record is forgotten."""

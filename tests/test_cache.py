@@ -213,11 +213,13 @@ def test_gc_keeps_exactly_what_is_needed(tmp_path_factory, grids, data):
     publish(store, *(every[name] for name in there))
     for name in failed:
         store.record_failure(name, {"error": "E: why"})
+        store.checkpoint(name).write_bytes(b"weights")
     needed = {key(job) for number in chosen for job in grids[number].jobs()}
     for entry in unused(store, needed):
         delete(store, entry)
     assert set(store.keys()) == there & needed
     assert {file.stem for file in store.failures.iterdir()} == failed & needed
+    assert {file.stem for file in store.checkpoints.iterdir()} == failed & needed
     assert not list(store.drafts.iterdir())
 
 
