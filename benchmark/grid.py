@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 
 from attacks.asset import CleanModel
 from attacks.base import Attack
+from benchmark.axes import AXES, filters_of, kept, labels_of
 from benchmark.config import Config
 from benchmark.data import Dataset
 from benchmark.errors import InputError, nearest
@@ -33,7 +33,6 @@ COLUMNS = (
 )
 PARTS = ("asr_1", "asr_2", "racc_1", "racc_2")
 """Columns of the triggers of an attack that has two, in tables that have such an attack."""
-AXES = ("dataset", "model", "attack", "defense", "seed")
 
 
 @dataclass(frozen=True)
@@ -127,11 +126,11 @@ def make_grid(config: Config, only: str = "") -> Grid:
     parts = {axis: list(dict.fromkeys(entries)) for axis, entries in parts.items()}
     labels: dict[Plugin, str] = {}
     for axis in AXES[:-1]:
-        labels |= _labels(axis, parts[axis])
+        labels |= labels_of(axis, parts[axis])
     _check_rules(config.select, [labels[defense] for defense in parts["defense"]])
-    filters = _filters(only)
+    filters = filters_of(only)
     for axis, names in filters.items():
-        parts[axis] = _keep(axis, parts[axis], names, labels)
+        parts[axis] = kept(axis, parts[axis], names, labels)
     for dataset, attack in product(parts["dataset"], parts["attack"]):
         _check_target(dataset, attack)
     victims = tuple(
@@ -193,19 +192,6 @@ def _judged(victim: AttackJob, row: Row) -> Row:
     return row | ({"status": "collapsed"} if task_lost or weakest < MIN_ASR else {})
 
 
-def _labels(axis: str, plugins: Sequence[Plugin]) -> dict[Plugin, str]:
-    """A plugin's own label; of several with one label, each also names the fields that differ."""
-    labels: dict[Plugin, str] = {}
-    counts = Counter(plugin.label for plugin in plugins)
-    for plugin in plugins:
-        changed = _changes(plugin) if counts[plugin.label] > 1 else []
-        label = plugin.label + (f" ({', '.join(changed)})" if changed else "")
-        if label in labels.values():
-            raise InputError(f"two {axis} plugins are both called {label!r}; give one another name")
-        labels[plugin] = label
-    return labels
-
-
 def _check_rules(rules: Mapping[str, str], labels: Sequence[str]) -> None:
     """Selection rules are applied after training, but a wrong one should be known before."""
     for label, rule in rules.items():
@@ -218,42 +204,6 @@ def _check_rules(rules: Mapping[str, str], labels: Sequence[str]) -> None:
             check(rule, label)
         except ValueError as error:
             raise InputError(f"select: {error}") from None
-
-
-def _changes(plugin: Plugin) -> list[str]:
-    def differing(now: dict[str, Any], default: dict[str, Any]) -> Iterator[str]:
-        for name, value in now.items():
-            if isinstance(value, dict):
-                yield from differing(value, default.get(name, {}))
-            elif value != default.get(name):
-                yield f"{name}={value}"
-
-    return list(differing(asdict(plugin), asdict(type(plugin)())))
-
-
-def _filters(only: str) -> dict[str, set[str]]:
-    filters: dict[str, set[str]] = {}
-    for part in filter(None, (p.strip() for p in only.split(","))):
-        axis, equals, name = (s.strip() for s in part.partition("="))
-        if not equals or axis not in AXES:
-            raise InputError(
-                f"--only: {part!r} is not AXIS=NAME; axes: {', '.join(AXES)}{nearest(axis, AXES)}"
-            )
-        filters.setdefault(axis, set()).add(name)
-    return filters
-
-
-def _keep(axis: str, plugins: list[Any], names: set[str], labels: dict[Plugin, str]) -> list[Any]:
-    def known(entry: Any) -> set[str]:
-        return {str(entry)} if axis == "seed" else {key_of(entry), labels[entry]}
-
-    accepted = set().union(*(known(entry) for entry in plugins)) if plugins else set()
-    for name in names - accepted:
-        raise InputError(
-            f"--only: no {axis} {name!r} in this grid; accepted: {', '.join(sorted(accepted))}"
-            f"{nearest(name, accepted)}"
-        )
-    return [entry for entry in plugins if known(entry) & names]
 
 
 def _check_target(dataset: Dataset, attack: Attack) -> None:

@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from benchmark.axes import AXES
 from benchmark.drafts import Draft
 from benchmark.engine import Outcome, Trial
-from benchmark.grid import AXES, NO_DEFENSE, Grid
+from benchmark.grid import NO_DEFENSE, Grid
 from benchmark.jobs import AssetJob, Job, key, needs
 from benchmark.schedule import Durations, Plan, wall_time
 from benchmark.slots import Pool
