@@ -162,7 +162,7 @@ class Claims:
 
 
 def discard(keys: Iterable[str], store: Store, claims: Claims) -> int:
-    """Remove published jobs and records of failure; how many jobs there were.
+    """Remove published jobs, records of failure and checkpoints; how many jobs there were.
 
     Raises:
         InputError: one of them runs in another driver; nothing is removed then.
@@ -179,6 +179,7 @@ def discard(keys: Iterable[str], store: Store, claims: Claims) -> int:
         there = [key for key in wanted if key in store]
         for key in wanted:
             store.forget_failure(key)
+            store.checkpoint(key).unlink(missing_ok=True)
         for key in there:
             store.remove(key)
         return len(there)

@@ -197,6 +197,8 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
         raise
+    # safetensors lets nobody else read its files; a cache may be shared like the folders in it.
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def _pretty(value: Any) -> str:

@@ -147,6 +147,8 @@ def test_discarding_is_all_or_nothing(tmp_path, elsewhere):
         discard(everything, store, mine)
     assert KEY in store and OTHER in store and store.failure("c" * 24)
     elsewhere.release(OTHER)
+    store.checkpoint(everything[0]).write_bytes(b"weights")
     assert discard(everything, store, mine) == 2
+    assert not store.checkpoint(everything[0]).exists()
     assert not store.keys() and store.failure("c" * 24) is None
     assert not claimed(tmp_path) and not list(store.drafts.iterdir())

@@ -161,6 +161,7 @@ def test_a_killed_process_publishes_nothing_and_the_next_one_completes(store):
 def fill(folder):
     write_json(folder / "rows.json", [{"acc": 0.5}])
     write_tensors(folder / "tensors.safetensors", {"x": torch.arange(3.0)})
+    assert (folder / "tensors.safetensors").stat().st_mode & 0o044 == folder.stat().st_mode & 0o044
 
 
 def test_the_checksum_of_every_file_is_published_with_it(store):
