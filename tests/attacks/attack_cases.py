@@ -1,0 +1,52 @@
+"""What the tests of several attacks use."""
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks.badnets import BadNets
+from attacks.blended import Blended
+from attacks.input_aware import InputAware
+from attacks.lf import LF
+from attacks.sig import SIG
+from attacks.ssba import SSBA
+from attacks.wanet import WaNet
+from benchmark.train import Recipe
+from models.classifier import Classifier
+
+ATTACKS = [BadNets, Blended, SIG, WaNet, InputAware, LF, SSBA]
+
+
+RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05)
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def finish(training: Generator[Any, None, Any]) -> tuple[int, Any]:
+    """How many times it yielded, and what it returned."""
+    steps = 0
+    while True:
+        try:
+            next(training)
+        except StopIteration as stop:
+            return steps, stop.value
+        steps += 1
+
+
+def constant(value: int, size: int) -> Tensor:
+    return torch.full((1, 3, size, size), value / 255)
+
+
+class Linear(Classifier):
+    """Logits that are linear in the pixels, W x + b."""
+
+    def __init__(self, weights: Tensor, bias: Tensor) -> None:
+        body = nn.Sequential(nn.Flatten(), nn.Linear(weights.shape[1], weights.shape[0]))
+        super().__init__(body, head="1", stages=(), mean=(0.0,) * 3, std=(1.0,) * 3)
+        with torch.no_grad():
+            self.head.weight.copy_(weights)
+            self.head.bias.copy_(bias)
