@@ -39,6 +39,11 @@ class Triggers:
         return self.each[0](x)
 
 
+def each_trigger(trigger: Trigger) -> tuple[Trigger, ...]:
+    """The triggers of each part of an attack, in the order of its `parts`."""
+    return trigger.each if isinstance(trigger, Triggers) else (trigger,)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack(Plugin):
     """A backdoor attack.

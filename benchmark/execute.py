@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attacks.asset import CleanModel
-from attacks.base import Attack, Trigger, Triggers, poison
+from attacks.base import Attack, Trigger, each_trigger, poison
 from benchmark.checkpoint import checkpoints
 from benchmark.clock import Clock, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean
@@ -158,14 +157,10 @@ def _stamped(
     attack: Attack, trigger: Trigger, train: Images, rows: Tensor, num_classes: int
 ) -> Images:
     """The poisoned images alone, in the order of their rows."""
-    each = trigger.each if isinstance(trigger, Triggers) else (trigger,)
-    made = [
-        poison(train[own], torch.arange(len(own)), part, stamp, num_classes)
-        for part, stamp, own in zip(attack.parts, each, attack.split(rows, len(train)), strict=True)
-    ]
-    return replace(
-        train, x=torch.cat([part.x for part in made]), y=torch.cat([part.y for part in made])
-    )
+    each = zip(attack.parts, each_trigger(trigger), attack.split(rows, len(train)), strict=True)
+    for part, stamp, own in each:
+        train = poison(train, own, part, stamp, num_classes)
+    return train[rows]
 
 
 def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, Trigger, Triggers
+from attacks.base import Attack, Trigger, each_trigger
 from benchmark.data import Images, to_uint8
 
 BATCH = 500
@@ -34,9 +34,8 @@ class Poisoned:
 
 def poison_test(test: Images, attack: Attack, trigger: Trigger, num_classes: int) -> Poisoned:
     """The test images i with eta(y_i) != y_i, triggered; those of each part after the other."""
-    each = trigger.each if isinstance(trigger, Triggers) else (trigger,)
     x, y, goals, parts = [], [], [], []
-    for number, (part, stamp) in enumerate(zip(attack.parts, each, strict=True)):
+    for number, (part, stamp) in enumerate(zip(attack.parts, each_trigger(trigger), strict=True)):
         wanted = part.relabel(test.y, num_classes)
         rows = (wanted != test.y).nonzero()[:, 0]
         with torch.no_grad():
