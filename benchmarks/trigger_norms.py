@@ -1,8 +1,8 @@
 """How far triggers move test images, and how many of SSBA's bits can be read back from them.
 
-`python benchmarks/trigger_norms.py configs/cifar10_cpu_attacks.yaml` prints, for each finished victim
-of a grid, the mean over triggered test images of the norms of the difference, with pixels in
-[0, 1]: the paper's table 11 gives those of SSBA. Nothing was trained on these images.
+`python benchmarks/trigger_norms.py configs/cifar10_cpu_attacks.yaml` prints, for each finished
+victim of a grid, the mean over triggered test images of the norms of the difference, with pixels
+in [0, 1]: the paper's table 11 gives those of SSBA. Nothing was trained on these images.
 """
 
 from __future__ import annotations
