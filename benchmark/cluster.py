@@ -24,7 +24,7 @@ try:
     from distributed import Client, KilledWorker, Status, get_worker
 except ImportError:
     raise InputError(
-        "--engine dask needs the package 'distributed': pip install 'sau-bench[dask]'"
+        "--engine dask needs the package 'distributed': pip install distributed"
     ) from None
 
 TIMEOUT = 10
