@@ -85,7 +85,9 @@ def metric_table(selected: DataFrame, metric: str, notes: tuple[str, ...] = ()) 
         lambda row: "; ".join(f"{d} {s}" for d, s in row.items() if s != "ok"), axis=1
     )
     better = "lower" if metric == "asr" else "higher"
-    what = f"{METRICS[metric]} in percent, {better} is better; best defense bold, second underlined"
+    what = f"{METRICS[metric]} in percent, {better} is better"
+    if (selected["kind"] != "victim").any():
+        what += "; best defense bold, second underlined"
     text, ranks = text.reset_index(drop=True), ranks.reset_index(drop=True)
     return Table(
         caption(selected, what),

@@ -56,7 +56,7 @@ def overview(rows: DataFrame, selected: DataFrame) -> str:
     for defense, runs in selected[selected["kind"] != "victim"].groupby("defense", sort=False):
         uses = " / ".join(KNOWLEDGE.get(use, use) for use in runs["uses"].unique())
         lines.append([str(defense), uses, " / ".join(runs["rule"].unique())])
-    parts = [tables.pipes(lines, left=3)]
+    parts = [tables.pipes(lines, left=3)] if lines[1:] else []
     for title, column in (("Hardware", "device"), ("Versions", "versions")):
         parts.append(f"{title}: {'; '.join(value for value in rows[column].unique() if value)}.")
     noted = selected[(selected["status"] != "ok") | (selected["note"] != "")]

@@ -1,4 +1,4 @@
-"""Cost and quality of the scheduler: `PYTHONPATH=. python benchmarks/scheduling.py`, about 2 min.
+"""Cost and quality of the scheduler: `python benchmarks/scheduling.py`, about 2 min.
 
 Overhead: no-op jobs. Quality: the paper's grid (7 attacks x 8 defenses x 3 datasets x 2
 architectures) with sleeping jobs, as the ratio of its makespan to the lower bound max(total work /

@@ -65,5 +65,6 @@ def test_committed_rows_come_from_the_committed_configs(file):
         return  # its run needs a GPU; that it makes a grid is all there is to test
     rows = pd.read_csv(ROOT / "results" / file.stem / "rows.csv")
     assert list(dict.fromkeys(rows["key"])) == [
-        key(defended or victim) for victim, defended in grid.cells()
+        *(key(defended or victim) for victim, defended in grid.cells()),
+        *map(key, grid.references),
     ]
