@@ -134,14 +134,15 @@ def test_show_puts_poisoned_images_beside_clean_ones(finished, tmp_path, capsys)
 def test_the_cache_holds_json_and_safetensors_only(finished):
     cache = finished[1] / "cache"
     folders = {folder for folder in cache.iterdir() if folder.is_dir()} - {
-        cache / name for name in ("drafts", "failures", "claims")
+        cache / name for name in ("drafts", "failures", "claims", "checkpoints")
     }
     jobs = make_grid(read(finished[0])).jobs()
     assert {folder.name for folder in folders} == {key(job) for job in jobs}
     names = {file.name for folder in folders for file in folder.rglob("*")}
     files = {"job.json", "log.jsonl", "rows.json", "tensors.safetensors", "checksums.json"}
     assert names == files
-    assert not list((cache / "drafts").iterdir()) and not list((cache / "failures").iterdir())
+    for name in ("drafts", "failures", "checkpoints"):
+        assert not list((cache / name).iterdir())
 
 
 def test_a_second_run_is_all_cached_and_writes_the_same_bytes(finished, capsys):
