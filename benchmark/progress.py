@@ -50,6 +50,8 @@ class Progress:
         self.live = Live(Group(self.bars), console=self.console, transient=True)
 
     def __enter__(self) -> Progress:
+        if not self.pool.slots():
+            self.console.print("no worker is there yet: waiting for one", highlight=False)
         if self.console.is_terminal:
             self.live.start()
         return self

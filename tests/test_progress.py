@@ -7,6 +7,7 @@ import time
 
 import pytest
 import yaml
+from fakes import Threads
 from rich.console import Console
 
 from benchmark import progress
@@ -14,7 +15,8 @@ from benchmark.config import read
 from benchmark.drafts import STALE
 from benchmark.grid import make_grid
 from benchmark.jobs import AssetJob, key
-from benchmark.progress import last_epoch, overview
+from benchmark.progress import Progress, last_epoch, overview
+from benchmark.schedule import Durations
 from benchmark.store import Store, write_json
 
 CONFIG = {
@@ -196,3 +198,12 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path, monkeypatch):
     assert last_epoch(tmp_path) == (0, None, "")
     log(tmp_path, *[note] * 99, epoch, note)
     assert last_epoch(tmp_path) == (4, 4, "5 s")
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+def test_a_run_without_any_worker_says_that_it_waits(tmp_path, slots, capsys):
+    pool = Threads(slots)
+    with Progress({}, Store(tmp_path), pool, Durations()):
+        pass
+    pool.close()
+    assert ("no worker is there yet: waiting" in capsys.readouterr().out) == (slots == 0)
