@@ -1,6 +1,10 @@
 """A training that was interrupted goes on, and ends in the same bits as one that was not."""
 
+import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -184,3 +188,56 @@ def test_a_killed_job_goes_on_and_publishes_the_same_tensors(
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert store.rows(key(job))[0]["seconds"] >= saves[0]["seconds"] > 0
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+import torch
+from attacks.blended import Blended
+from benchmark import execute
+from benchmark.datasets.digits import Digits
+from benchmark.jobs import AttackJob
+from benchmark.store import Store
+from benchmark.train import Recipe
+from models.small_cnn import SmallCNN
+
+torch.set_num_threads(1)
+execute.CHECKPOINT_EVERY = 0.0
+job = AttackJob(
+    dataset=Digits(),
+    model=SmallCNN(width=4),
+    attack=Blended(),
+    recipe=Recipe(epochs=int(sys.argv[2]), lr=0.05),
+    seed=1,
+)
+execute.execute(job, Store(Path(sys.argv[1])), torch.device("cpu"), Path())
+"""
+
+
+def test_a_process_that_is_killed_loses_at_most_one_epoch(tmp_path: Path) -> None:
+    epochs = 12
+    job = AttackJob(
+        dataset=DIGITS,
+        model=SmallCNN(width=4),
+        attack=Blended(),
+        recipe=Recipe(epochs=epochs, lr=0.05),
+        seed=1,
+    )
+    store, whole = Store(tmp_path / "cache"), Store(tmp_path / "whole")
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(store.root), str(epochs)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    while not store.checkpoint(key(job)).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert key(job) not in store
+    for place in (whole, store):
+        execute(job, place, CPU, Path())
+    expected, found = whole.tensors(key(job)), store.tensors(key(job))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    log = (store.root / key(job) / "log.jsonl").read_text()
+    assert "resumed after epoch" in log and '"epoch": 1,' not in log
