@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from clusters import alive, descendants, wait_for
 
 from benchmark import cli
 from benchmark.config import read
@@ -260,8 +261,11 @@ def test_a_killed_run_goes_on_to_the_same_rows(tmp_path, monkeypatch, capfd):
     )
     try:
         with pipe.open("w"):  # opens when the defense has trained its first epoch
+            workers = descendants(driver.pid)
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
+            # They see within half a second that it is gone; until then the defense may not go on.
+            wait_for(lambda: not alive(workers))
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)
