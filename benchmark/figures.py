@@ -189,7 +189,10 @@ def bars(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
     states, titles = statuses(selected), named(selected)
     defenses = labels(selected, "acc")[1]
     step = min(0.85 / len(defenses), 0.2)
-    width = max(3.6, 0.1 * (len(defenses) + 2) * len(titles) + 0.8)
+    longest = max(len(line) for title in titles.values() for line in title.split("\n"))
+    # Wide enough for the bars of an attack and for its name under them.
+    group = max(0.1 * (len(defenses) + 2), 0.08 * longest)
+    width = max(3.6, group * len(titles) + 0.8)
     figure, axes = canvas(2, 1, width, 1.6)
     for axis, metric in zip(axes.flat, ("acc", "asr"), strict=True):
         mean, std = (100 * pivot(selected, metric, how) for how in ("mean", "std"))
