@@ -104,9 +104,8 @@ class Claims:
                 os.link(draft, file)
             except FileExistsError:
                 raise
-            except (
-                OSError
-            ):  # a file system without links: a kill before the write leaves a torn one
+            except OSError:
+                # A file system without links: a kill before the write leaves a torn claim.
                 with file.open("x") as stream:
                     stream.write(self._text)
         finally:

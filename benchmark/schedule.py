@@ -130,7 +130,7 @@ class Durations:
 def learned(store: Store, device: str) -> Durations:
     """From the rows of all finished jobs of a cache."""
     durations = Durations(device)
-    for key in store.keys():  # noqa: SIM118
+    for key in store.keys():  # noqa: SIM118 - a store is no mapping
         folder = store.root / key
         try:
             canonical = json.loads((folder / "job.json").read_text())

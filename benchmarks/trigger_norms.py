@@ -1,5 +1,7 @@
 """How far triggers move test images, and how many of SSBA's bits can be read back from them.
 
+Also the cross accuracy that WaNet and Input-Aware have logged.
+
 `python benchmarks/trigger_norms.py configs/cifar10_cpu_attacks.yaml` prints, for each finished
 victim of a grid, the mean over triggered test images of the norms of the difference, with pixels
 in [0, 1]: the paper's table 11 gives those of SSBA. Nothing was trained on these images.
@@ -8,6 +10,7 @@ in [0, 1]: the paper's table 11 gives those of SSBA. Nothing was trained on thes
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -59,6 +62,9 @@ def main() -> None:
             print(f"{grid.labels[job.attack]:16} {one:8.1f} {two:7.2f} {most:7.3f} {mse:8.4f}")
             if isinstance(job.attack, SSBA):
                 print(f"{'':16} bits read {bits(job, store):.4f}")
+            for line in (store.root / key(job) / "log.jsonl").read_text().splitlines():
+                if "cross accuracy" in (message := json.loads(line)["message"]):
+                    print(f"{'':16} {message}")
 
 
 if __name__ == "__main__":

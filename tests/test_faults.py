@@ -33,7 +33,7 @@ def expected(tmp_path_factory):
 
 def rows(root):
     store = Store(root / "cache")
-    return {name: store.rows(name) for name in store.keys()}  # noqa: SIM118
+    return {name: store.rows(name) for name in store.keys()}  # noqa: SIM118 - a store is no mapping
 
 
 def start(root):
@@ -86,7 +86,7 @@ def test_a_grid_survives_kills_of_workers_and_drivers(tmp_path, expected, seed):
 
 def remove_broken(root):
     store = Store(root / "cache")
-    for name in store.keys():  # noqa: SIM118
+    for name in store.keys():  # noqa: SIM118 - a store is no mapping
         if not (store.root / name / "rows.json").exists():
             store.remove(name)
 
