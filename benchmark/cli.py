@@ -242,10 +242,8 @@ def _data(arguments: argparse.Namespace, otherwise: str) -> Path:
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    folder: Path = arguments.results / arguments.config.stem
-    return folder
+    return Path(arguments.results, arguments.config.stem)
 
 
 def _cache(arguments: argparse.Namespace) -> Path:
-    cache: Path = arguments.cache or arguments.results / "cache"
-    return cache
+    return Path(arguments.cache or arguments.results / "cache")

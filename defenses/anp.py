@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import images
+from benchmark.train import images, precision
 from defenses.base import Candidate, Defense
 from defenses.batch_norm import batch_norms, prune
 from models.classifier import Classifier
@@ -38,7 +38,8 @@ class ANP(Defense):
     much again, unclipped. steps: of the ascent, eps / steps each. alpha: weight of the loss
     without perturbation, in [0, 1]. lr, momentum: of SGD on m. iterations: steps on m.
     batch_size: images drawn with replacement for each. augment: crop and, where allowed, flip.
-    thresholds: in [0, 1], one candidate each.
+    precision: of the forward and backward passes, as of a recipe. thresholds: in [0, 1], one
+    candidate each.
 
     Note: the biases of pruned channels stay, as in the authors' code. Defaults are those of the
     published cells; the authors' own are `lr: 0.2`, `batch_size: 128` and threshold 0.2. The SAU
@@ -58,6 +59,7 @@ class ANP(Defense):
     iterations: int = 2000
     batch_size: int = 256
     augment: bool = True
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     thresholds: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(19))
 
     def __post_init__(self) -> None:
@@ -85,9 +87,10 @@ class ANP(Defense):
         for i in range(1, self.iterations + 1):
             rows = torch.randint(len(data), (self.batch_size,), device=data.y.device)
             x, y = images(data, rows, self.augment), data.y[rows]
-            d, xi = self.perturbation(risk, m.detach(), x, y)
-            value = self.alpha * risk(m, still, still, x, y)
-            value = value + (1 - self.alpha) * risk(m, d, xi, x, y)
+            with precision(self.precision, data.y.device):
+                d, xi = self.perturbation(risk, m.detach(), x, y)
+                value = self.alpha * risk(m, still, still, x, y)
+                value = value + (1 - self.alpha) * risk(m, d, xi, x, y)
             (m.grad,) = torch.autograd.grad(value, m)
             optimizer.step()
             with torch.no_grad():

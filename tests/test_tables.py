@@ -1,12 +1,6 @@
-"""Selection, DER, averages, ranks, marks and the written tables, on rows small enough to check."""
+"""DER, selection, averages and ranks, on rows small enough to check."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,65 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
+from table_rows import ANP, SCORES, VICTIM, candidates, grid, picked, row
 
-from benchmark.errors import InputError
-from benchmark.layout import (
-    caption,
-    cells,
-    cost_table,
-    effect_table,
-    footnotes,
-    metric_table,
-    reported_table,
-)
-from benchmark.report import COLUMNS, PUBLISHED, read_rows, report
+from benchmark.layout import caption, cells, footnotes, metric_table
 from benchmark.tables import choose, counted, der, pivot, rank, select, statuses
 
-GOLDEN = Path(__file__).parent / "golden"
 share = st.floats(0, 1)
-
-
-def row(attack: str, defense: str, acc: Any, asr: Any, **changes: Any) -> dict[str, Any]:
-    """One row with sensible constants; the keys follow from attack, defense and seed."""
-    seed = changes.get("seed", 0)
-    victim = defense == "No Defense"
-    constants = dict.fromkeys(COLUMNS, "") | {
-        "dataset": "CIFAR-10", "model": "PreAct-ResNet18", "attack": attack, "defense": defense,
-        "seed": seed, "key": f"{attack}{defense}{seed}", "victim": f"{attack}No Defense{seed}",
-        "kind": "victim" if victim else "rounds", "step": 0 if victim else 1,
-        "select": "" if victim else "last", "uses": "" if victim else "clean",
-        "acc": acc, "asr": asr, "racc": 0.5, "n_clean": 10000, "n_poisoned": 9000,
-        "value": np.nan, "own_acc": np.nan, "poison_ratio": 0.1, "status": "ok",
-        "seconds": 10.0, "peak_mib": 100.0, "device": "test device", "versions": "test 1.0",
-    }  # fmt: skip
-    return constants | changes
-
-
-def candidates(*scores: tuple[float, float, float, float], **changes: Any) -> list[dict[str, Any]]:
-    """Rows of ANP against BadNets from (value, acc, asr, own_acc)."""
-    return [
-        row("BadNets", "ANP", acc, asr, kind="candidates", select="own", step=step,
-            value=value, own_acc=own, **changes)
-        for step, (value, acc, asr, own) in enumerate(scores)
-    ]  # fmt: skip
-
-
-VICTIM = row("BadNets", "No Defense", 0.9, 1.0)
-ANP = candidates(
-    (0.0, 0.9, 1.0, 1.0), (0.2, 0.88, 0.6, 0.95), (0.4, 0.82, 0.3, 0.9), (0.6, 0.5, 0, 0.6)
-)
-
-
-def picked(*rows: dict[str, Any], rule: str) -> Any:
-    """The row that `rule` picks for ANP."""
-    selected = select(DataFrame([VICTIM, *rows]), {"ANP": rule})
-    return selected[selected["defense"] == "ANP"].iloc[0]
-
-
-def grid(scores: dict[str, dict[str, tuple[float, float]]], **changes: Any) -> DataFrame:
-    """Selected rows from {attack: {defense: (acc, asr)}}."""
-    rows = [row(a, d, *pair, **changes) for a, line in scores.items() for d, pair in line.items()]
-    return select(DataFrame(rows), {})
 
 
 # --- DER ---------------------------------------------------------------------------------------
@@ -193,11 +134,6 @@ def test_der_uses_the_victim_of_the_same_seed():
 
 # --- pivot -------------------------------------------------------------------------------------
 
-SCORES = {
-    "BadNets": {"SAU": (0.9, 0.0), "No Defense": (0.9, 1.0), "FT": (0.95, 0.2)},
-    "WaNet": {"SAU": (0.7, 0.9), "No Defense": (0.9, 0.8), "FT": (0.9, 0.4)},
-}
-
 
 def test_pivot_orders_and_averages():
     table = pivot(grid(SCORES), "acc")
@@ -289,180 +225,3 @@ def test_ranks_by_printed_value_with_ties():
     assert rank(values, "asr").iloc[0].tolist()[1:] == [3, 3, 2, 1]
     assert np.isnan(rank(values, "acc")["No Defense"]).all()
     assert rank(values, "acc").iloc[1].isna().all()  # nothing to compare with
-
-
-def test_best_is_bold_and_second_underlined():
-    scores = {
-        "BadNets": {"No Defense": (0.99, 1.0), "A": (0.9, 0.1), "B": (0.9, 0.2), "C": (0.8, 0.3)}
-    }
-    acc, asr = (metric_table(grid(scores), metric) for metric in ("acc", "asr"))
-    assert "| BadNets | 99.00 | **90.00** | **90.00** | <u>80.00</u> |" in acc.markdown()
-    assert "| BadNets | 100.00 | **10.00** | <u>20.00</u> | 30.00 |" in asr.markdown()
-    assert (
-        r"BadNets & 99.00 & \textbf{90.00} & \textbf{90.00} & \underline{80.00} \\" in acc.latex()
-    )
-
-
-def test_latex_escapes_labels():
-    text = metric_table(grid({"A_1 & 50 %": {"No Defense": (0.9, 1.0)}}), "acc").latex()
-    assert r"A\_1 \& 50 \% & 90.00 \\" in text
-    assert r"\toprule" in text and r"\caption{ACC in percent" in text
-
-
-def test_caption_tells_ratios_and_warns_of_the_oracle():
-    rows = [VICTIM, *ANP, row("SIG", "No Defense", 0.9, 1.0, poison_ratio=0.005)]
-    text = caption(select(DataFrame(rows), {"ANP": "oracle"}), "ACC")
-    assert "poisoning ratio 10 % (BadNets); 0.5 % (SIG)" in text
-    assert "oracle, which looks at test data, (ANP)" in text
-
-
-def test_cost_counts_whole_runs():
-    rows = [VICTIM | {"seconds": 999.0}]
-    rows += [
-        row("BadNets", "FT", 0.9, 0.1, step=s, seconds=10.0 * s, peak_mib=m)
-        for s, m in ((1, 9), (2, 5))
-    ]
-    rows += [row("BadNets", "SAU", 0.9, 0.1, status="diverged")]
-    table = cost_table(DataFrame(rows))
-    assert table is not None
-    assert table.text.to_numpy().tolist() == [["FT", "1", "20.00", "9.00"]]
-
-
-def timed(defense, *scores, kind="rounds", attack="BadNets"):
-    """A run that takes 10 s a step; scores are (acc, asr)."""
-    return [
-        row(attack, defense, acc, asr, step=s, seconds=10.0 * s, kind=kind, value=0.1 * s)
-        for s, (acc, asr) in enumerate(scores, start=1)
-    ]
-
-
-def test_effect_is_the_first_step_below_the_asr_that_keeps_the_acc():
-    rows = [
-        VICTIM | {"acc": 0.9, "asr": 1.0},
-        *timed("late", (0.5, 0.01), (0.9, 0.05), (0.82, 0.04), (0.9, 0.3)),
-        *timed("costly", (0.80, 0.01), (0.805, 0.01)),
-        *timed("pruned", (0.9, 0.5), (0.88, 0.01), (0.2, 0.0), kind="candidates"),
-    ]
-    selected = select(DataFrame(rows), {"pruned": "fixed:0.2"})
-    table = effect_table(DataFrame(rows), selected, None)
-    assert table is not None
-    # Candidates are all made before one is selected.
-    assert table.text.loc[0].tolist() == ["BadNets", "30.0", ">20.0", "30.0"]
-    assert table.text.loc[1].tolist() == ["Average", "30.0", "20.0", "30.0"]
-    given = effect_table(DataFrame(rows), selected, 0.7)
-    assert given is not None and given.text.loc[0].tolist() == ["BadNets", "30.0", "10.0", "30.0"]
-    assert "above 70 %" in given.caption and "nine tenths" in table.caption
-
-
-def test_effect_counts_whole_runs_where_it_never_comes():
-    rows = [VICTIM | {"acc": 0.9, "asr": 1.0}, *timed("FT", (0.9, 0.9), (0.9, 0.8))]
-    rows += [row("LF", "No Defense", 0.9, 1.0, key="LFN", victim="LFN")]
-    rows += [step | {"victim": "LFN"} for step in timed("FT", (0.9, 0.0), (0.9, 0.0), attack="LF")]
-    table = effect_table(DataFrame(rows), select(DataFrame(rows), {}), None)
-    assert table is not None
-    assert table.numbers["FT"].tolist() == [20.0, 10.0, 15.0]
-    assert effect_table(DataFrame([VICTIM]), select(DataFrame([VICTIM]), {}), None) is None
-
-
-# --- published numbers -------------------------------------------------------------------------
-
-
-def test_reported_takes_the_first_source_and_names_another_network():
-    scores = {"BadNets": {"No Defense": (0.9, 0.95), "SAU": (0.88, 0.01), "own idea": (0.9, 0)}}
-    table = reported_table(grid(scores, model="PreAct-ResNet18 (width 16)"), PUBLISHED)
-    assert table is not None
-    assert table.text["Defense"].tolist() == ["No Defense", "SAU"]
-    sau = table.numbers.iloc[1]
-    assert (sau["ACC published"], sau["ASR published"], sau["DER published"]) == (
-        89.31,
-        1.53,
-        95.74,
-    )
-    assert sau["ACC"] == pytest.approx(88.0) and sau["Source"].startswith("SAU23-ok")
-    assert "the measured network is not the paper's PreAct-ResNet18" in table.caption
-    same = reported_table(grid(scores), PUBLISHED)
-    assert same is not None and "the measured network" not in same.caption
-
-
-@pytest.mark.parametrize("changes", [{"poison_ratio": 0.2}, {"dataset": "MNIST"}, {"model": "ViT"}])
-def test_nothing_reported_no_table(changes):
-    assert reported_table(grid(SCORES, **changes), PUBLISHED) is None
-    assert reported_table(grid(SCORES), Path("nowhere.csv")) is None
-
-
-# --- report ------------------------------------------------------------------------------------
-
-
-def test_golden(tmp_path):
-    (tmp_path / "golden").mkdir()
-    folder = tmp_path / "golden"
-    (folder / "rows.csv").write_bytes((GOLDEN / "rows.csv").read_bytes())
-    written = report(folder, {"ANP": "fixed:0.4"})
-    texts = [path.relative_to(folder) for path in written if path.suffix not in (".pdf", ".png")]
-    if os.environ.get("WRITE_GOLDEN"):
-        for name in texts:
-            (GOLDEN / name).parent.mkdir(parents=True, exist_ok=True)
-            (GOLDEN / name).write_bytes((folder / name).read_bytes())
-    stored = {p.relative_to(GOLDEN) for p in GOLDEN.rglob("*.*")} - {Path("rows.csv")}
-    assert stored == set(texts)
-    for name in texts:
-        assert (folder / name).read_text("utf-8") == (GOLDEN / name).read_text("utf-8"), name
-    before = {path: path.read_bytes() for path in written}
-    assert report(folder, {"ANP": "fixed:0.4"}) == written
-    assert {path: path.read_bytes() for path in written} == before
-
-
-def test_several_pairs_get_folders_of_their_own(tmp_path):
-    rows = [
-        row("LF", d, 0.9, 0.1, model=m, key=m + d, victim=f"{m}No Defense")
-        for m in ("VGG19", "ViT (tiny)")
-        for d in ("No Defense", "FT")
-    ]
-    DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
-    names = {path.relative_to(tmp_path).as_posix() for path in report(tmp_path, {})}
-    assert {"tables/cifar-10-vgg19/der.tex", "figures/cifar-10-vit-tiny/der.png"} <= names
-
-
-def test_victims_alone_make_a_report(tmp_path):
-    DataFrame([VICTIM]).to_csv(tmp_path / "rows.csv", index=False)
-    stale = tmp_path / "tables" / "der.md"
-    stale.parent.mkdir()
-    stale.write_text("of an earlier run")
-    names = {path.name for path in report(tmp_path, {})}
-    assert not stale.exists()
-    assert {"acc.md", "scatter.pdf"} <= names and not {"der.md", "cost.md", "curves.pdf"} & names
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda rows: rows.drop(columns=["asr", "note"]), "lacks the columns note, asr"),
-        (lambda rows: rows[:0], "has no rows"),
-        (lambda rows: rows.assign(status="fine"), "status 'fine'; accepted: ok, diverged"),
-        (lambda rows: rows.assign(acc="high"), "column acc: Unable to parse"),
-        (lambda rows: rows.assign(victim="gone"), "no row for the victims gone"),
-    ],
-)
-def test_bad_rows_are_told_in_one_line(tmp_path, spoil, message):
-    spoil(DataFrame([VICTIM])).to_csv(tmp_path / "rows.csv", index=False)
-    with pytest.raises(InputError, match=message) as caught:
-        report(tmp_path, {})
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_rows_are_told(tmp_path):
-    with pytest.raises(InputError, match=r"rows.csv does not exist"):
-        report(tmp_path, {})
-
-
-def test_hex_keys_stay_text(tmp_path):
-    DataFrame([VICTIM | {"key": "12e4", "victim": "12e4", "note": "NA"}]).to_csv(
-        tmp_path / "rows.csv"
-    )
-    rows = read_rows(tmp_path / "rows.csv")
-    assert (rows.at[0, "key"], rows.at[0, "note"]) == ("12e4", "NA")
-
-
-def test_no_torch():
-    code = "import sys, benchmark.report; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

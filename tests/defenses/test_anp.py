@@ -65,6 +65,16 @@ def test_anp_takes_the_gradient_step_of_its_objective(cnn: Classifier, digits: I
     assert 0 < int((found < 1).sum()) < len(found)
 
 
+def test_anp_in_bf16_stays_near_fp32(cnn: Classifier, digits: Images) -> None:
+    masks = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        method = ANP(precision=precision, iterations=10, batch_size=50)
+        masks.append(method.masks(copy.deepcopy(cnn), digits))
+    assert (masks[0] < 0.99).any() and not torch.equal(*masks)
+    torch.testing.assert_close(masks[1], masks[0], atol=0.02, rtol=0)
+
+
 def test_anp_noise_is_a_sign_step_from_a_uniform_start() -> None:
     def risk(m: Tensor, d: Tensor, xi: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return 2 * d.sum() - xi.sum()

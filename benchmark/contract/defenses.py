@@ -1,0 +1,52 @@
+"""What every defense promises."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.contract.rules import BrokenRule, World, make_world, require
+from benchmark.train import Recipe, fit
+from defenses.base import Defense, NotApplicable
+
+
+def _run_defense(defense: Defense) -> tuple[list[Tensor], World]:
+    world = make_world()
+    for _ in fit(world.model, world.train, Recipe(epochs=2, batch_size=32, lr=0.05)):
+        pass
+    torch.manual_seed(0)
+    before = world.train.x.clone(), world.train.y.clone()
+    outputs = []
+    for result in defense(world.model, world.train):
+        if defense.yields == "candidates":
+            pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], float)
+            require(pair, "candidates are pairs of a setting and a model", repr(type(result)))
+            result = cast(tuple[float, nn.Module], result)[1]
+        require(isinstance(result, nn.Module), "rounds are models", repr(type(result)))
+        model = copy.deepcopy(cast(nn.Module, result)).eval()
+        with torch.no_grad():
+            outputs.append(model(world.test.floats()))
+    same = torch.equal(before[0], world.train.x) and torch.equal(before[1], world.train.y)
+    require(same, "a defense leaves its data untouched")
+    return outputs, world
+
+
+def check_defense(defense: Defense) -> None:
+    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    try:
+        outputs, world = _run_defense(defense)
+        again, _ = _run_defense(defense)
+    except NotApplicable as reason:
+        raise BrokenRule("a defense applies to a network with batch norm", str(reason)) from reason
+    state = torch.get_num_threads() == threads and torch.is_grad_enabled() == grad
+    require(state, "a defense leaves global state alone")
+    require(bool(outputs), "a defense yields at least one model")
+    for logits in outputs:
+        shape = logits.shape == (len(world.test), 10)
+        require(shape, "a defended model is a classifier", str(tuple(logits.shape)))
+        require(bool(logits.isfinite().all()), "a defended model gives finite logits")
+    equal = len(outputs) == len(again) and all(map(torch.equal, outputs, again))
+    require(equal, "a defense is repeatable")

@@ -1,0 +1,29 @@
+"""What every architecture promises."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from benchmark.contract.rules import require, same_weights
+from benchmark.datasets.digits import Digits
+from models.classifier import Architecture
+
+
+def check_model(architecture: Architecture) -> None:
+    digits = Digits()
+    torch.manual_seed(0)
+    model = architecture(digits).eval()
+    torch.manual_seed(0)
+    require(same_weights(model, architecture(digits)), "a model is drawn from torch's generator")
+    x = digits(Path()).test.floats(slice(4))
+    logits = model(x)
+    require(logits.shape == (4, digits.num_classes), "a model gives one logit for each class")
+    require(torch.equal(model.mean.flatten(), torch.tensor(digits.mean)), "a model normalises")
+    found = model.features(x, *model.stages, "penultimate")
+    require(torch.equal(found["logits"], logits), "features and logits come from one pass")
+    rebuilt = model.head(found["penultimate"]).float()
+    require(torch.allclose(rebuilt, logits, atol=1e-5), "the head is the last layer")
+    require(same_weights(model, copy.deepcopy(model)), "a model can be copied")
