@@ -29,7 +29,7 @@ MIN_ASR = 0.5
 COLUMNS = (
     *("dataset", "model", "attack", "defense", "seed", "key", "victim", "kind", "step", "value"),
     *("select", "acc", "asr", "racc", "n_clean", "n_poisoned", "own_acc", "uses", "poison_ratio"),
-    *("status", "note", "seconds", "peak_mib", "device", "versions"),
+    *("clean_ratio", "status", "note", "seconds", "peak_mib", "device", "versions"),
 )
 PARTS = ("asr_1", "asr_2", "racc_1", "racc_2")
 """Columns of the triggers of an attack that has two, in tables that have such an attack."""
@@ -96,6 +96,7 @@ class Grid:
             labels = self.place(victim, defended) | {
                 "key": key(defended or victim),
                 "victim": key(victim),
+                "clean_ratio": _budget(defended),
             }
             found.extend(labels | _judged(victim, row) for row in store.rows(labels["key"]))
         for job in self.references:
@@ -190,6 +191,13 @@ def _judged(victim: AttackJob, row: Row) -> Row:
     task_lost = row["acc"] < 2 / victim.dataset.num_classes
     weakest = min(value for name, value in row.items() if name.startswith("asr"))
     return row | ({"status": "collapsed"} if task_lost or weakest < MIN_ASR else {})
+
+
+def _budget(defended: DefenseJob | None) -> float | None:
+    """The share of the training set that a defense is handed clean; None where it gets none."""
+    if defended is None or defended.defense.uses != "clean":
+        return None
+    return defended.clean_ratio
 
 
 def _check_rules(rules: Mapping[str, str], labels: Sequence[str]) -> None:

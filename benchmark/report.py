@@ -18,10 +18,12 @@ from benchmark.layout import PARTS, build
 from benchmark.tables import METRICS, Table
 
 TEXTS = "dataset model attack defense key victim kind select uses status note device versions"
-NUMBERS = "seed step value acc asr racc n_clean n_poisoned own_acc poison_ratio seconds peak_mib"
+NUMBERS = (
+    "seed step value acc asr racc n_clean n_poisoned own_acc poison_ratio clean_ratio seconds"
+    " peak_mib"
+)
 COLUMNS = (*TEXTS.split(), *NUMBERS.split())
 PUBLISHED = Path(__file__).resolve().parents[1] / "results" / "paper" / "reported_results.csv"
-KNOWLEDGE = {"clean": "a small clean subset", "train": "the poisoned training set"}
 
 
 def read_rows(path: Path) -> DataFrame:
@@ -50,12 +52,19 @@ def read_rows(path: Path) -> DataFrame:
     return rows
 
 
+def knowledge(runs: DataFrame) -> str:
+    """What the runs of one defense were handed: its budget of clean images, or poisoned ones."""
+    budgets = runs["clean_ratio"].map(
+        lambda share: f"{100 * share:.3g} % of the training set, clean"
+    )
+    return " / ".join(budgets.where(runs["uses"] == "clean", "the poisoned training set").unique())
+
+
 def overview(rows: DataFrame, selected: DataFrame) -> str:
     """What each defense may know, how its step is selected; hardware; notes on runs."""
     lines = [["Defense", "May use", "Selection"]]
     for defense, runs in selected[selected["kind"] != "victim"].groupby("defense", sort=False):
-        uses = " / ".join(KNOWLEDGE.get(use, use) for use in runs["uses"].unique())
-        lines.append([str(defense), uses, " / ".join(runs["rule"].unique())])
+        lines.append([str(defense), knowledge(runs), " / ".join(runs["rule"].unique())])
     parts = [tables.pipes(lines, left=3)] if lines[1:] else []
     for title, column in (("Hardware", "device"), ("Versions", "versions")):
         parts.append(f"{title}: {'; '.join(value for value in rows[column].unique() if value)}.")

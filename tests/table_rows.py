@@ -21,7 +21,8 @@ def row(attack: str, defense: str, acc: Any, asr: Any, **changes: Any) -> dict[s
         "kind": "victim" if victim else "rounds", "step": 0 if victim else 1,
         "select": "" if victim else "last", "uses": "" if victim else "clean",
         "acc": acc, "asr": asr, "racc": 0.5, "n_clean": 10000, "n_poisoned": 9000,
-        "value": np.nan, "own_acc": np.nan, "poison_ratio": 0.1, "status": "ok",
+        "value": np.nan, "own_acc": np.nan, "poison_ratio": 0.1,
+        "clean_ratio": np.nan if victim else 0.05, "status": "ok",
         "seconds": 10.0, "peak_mib": 100.0, "device": "test device", "versions": "test 1.0",
     }  # fmt: skip
     return constants | changes

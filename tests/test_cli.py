@@ -109,6 +109,8 @@ def test_a_run_writes_rows_tables_and_figures(finished):
     assert rows["defense"].tolist() == ["No Defense", "FT", "FT"]
     assert rows["step"].tolist() == [0, 1, 2]
     assert rows["n_clean"].tolist() == [360] * 3 and rows["n_poisoned"].nunique() == 1
+    assert rows["clean_ratio"].tolist()[1:] == [0.05] * 2
+    assert rows["clean_ratio"].isna()[0]
     assert rows[["acc", "asr", "racc"]].stack().between(0, 1).all()
     for name in ("acc", "asr", "der"):
         for suffix in (".csv", ".md", ".tex"):
