@@ -16,7 +16,7 @@ from attacks.base import Trigger
 from attacks.steganography import BITS, Decoder, Encoder, bits_read, mse_weight
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import Recipe, fit
+from benchmark.train import Precision, Recipe, fit
 from models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class SSBA(AssetPoisoning):
     hold: int = 1000
     ramp: int = 3000
     lr: float = 1e-4
-    encoder_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    encoder_precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +78,7 @@ class HiddenBits(Asset):
     hold: int
     ramp: int
     lr: float
-    precision: Literal["fp32", "tf32", "bf16"]
+    precision: Precision
 
     def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
         size, device = train.x.shape[-1], train.x.device

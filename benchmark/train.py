@@ -20,6 +20,8 @@ from benchmark.errors import check_range
 
 log = logging.getLogger(__name__)
 
+Precision = Literal["fp32", "tf32", "bf16"]
+
 M = TypeVar("M", bound=nn.Module)
 Loss = Callable[[M, Tensor, Tensor], Tensor]
 """(model, images in [0, 1] as float (B, C, H, W), labels int64 (B,)) -> scalar to minimise."""
@@ -51,7 +53,7 @@ class Recipe:
     period: int | None = None
     augment: bool = True
     batch_norm: Literal["train", "frozen"] = "train"
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         check_range(self, "epochs", "batch_size", least=1)
@@ -174,7 +176,7 @@ def micro_batches(parts: int) -> Iterator[None]:
 
 
 @contextmanager
-def precision(kind: Literal["fp32", "tf32", "bf16"], device: torch.device) -> Iterator[None]:
+def precision(kind: Precision, device: torch.device) -> Iterator[None]:
     """Arithmetic of matrix products and convolutions inside the block."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = kind != "fp32"

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import images, precision
+from benchmark.train import Precision, images, precision
 from defenses.base import Candidate, Defense
 from defenses.batch_norm import batch_norms, prune
 from models.classifier import Classifier
@@ -59,7 +59,7 @@ class ANP(Defense):
     iterations: int = 2000
     batch_size: int = 256
     augment: bool = True
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     thresholds: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(19))
 
     def __post_init__(self) -> None:

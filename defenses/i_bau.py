@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import images, shuffled
+from benchmark.train import Precision, images, precision, shuffled
 from defenses.base import Defense
 from models.classifier import Classifier
 
@@ -32,7 +32,8 @@ class IBAU(Defense):
     fixed-point map. inner_lr: step of the ascent. l2: coefficient of ||d||^2. portion: share of a
     batch that carries d while unlearning, in (0, 1]. batch_size: images in a step. lr: of Adam
     (amsgrad). space: where d lives; "normalised" feeds x + std d, "pixels" x + d. augment: crop
-    and, where allowed, flip. The model stays in evaluation mode, batch norm is frozen.
+    and, where allowed, flip. precision: of all passes, as of a recipe. The model stays in
+    evaluation mode, batch norm is frozen.
 
     Note: defaults are those of the code behind the published cells; the authors' own are
     `space: pixels`, `lr: 0.001`, `batch_size: 100`, `augment: false`. The iteration always makes K
@@ -52,6 +53,7 @@ class IBAU(Defense):
     lr: float = 1e-4
     space: Literal["normalised", "pixels"] = "normalised"
     augment: bool = True
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         check_range(self, "rounds", "K", "batch_size", least=1)
@@ -72,9 +74,10 @@ class IBAU(Defense):
             # The fused attention kernels of transformers have no second derivative.
             with sdpa_kernel(SDPBackend.MATH):
                 for x, y in cached:
-                    inner = self.inner_loss(model, scale, d, *cached[0])
-                    outer = F.cross_entropy(model(x + self.carried(x) * scale * d), y)
-                    gradient = hypergradient(inner, outer, d, theta, eta=self.eta, K=self.K)
+                    with precision(self.precision, x.device):
+                        inner = self.inner_loss(model, scale, d, *cached[0])
+                        outer = F.cross_entropy(model(x + self.carried(x) * scale * d), y)
+                        gradient = hypergradient(inner, outer, d, theta, eta=self.eta, K=self.K)
                     for parameter, g in zip(theta, gradient, strict=True):
                         parameter.grad = g
                     optimizer.step()
@@ -102,7 +105,8 @@ class IBAU(Defense):
             with torch.no_grad():
                 found = model(x).argmax(1)
             d.requires_grad_()
-            (gradient,) = torch.autograd.grad(self.inner_loss(model, scale, d, x, found), d)
+            with precision(self.precision, x.device):
+                (gradient,) = torch.autograd.grad(self.inner_loss(model, scale, d, x, found), d)
             d = d.detach() - self.inner_lr * gradient
         return d
 

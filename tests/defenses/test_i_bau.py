@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -78,3 +80,16 @@ def test_ibau_perturbs_a_portion_and_says_when_it_is_empty(
     assert not torch.equal(*carried)
     list(IBAU(rounds=1)(cnn, digits[torch.arange(99)]))
     assert "no image of a batch carries the perturbation: plain fine-tuning" in caplog.messages
+
+
+def test_ibau_in_bf16_goes_the_way_of_fp32(cnn: Classifier, digits: Images) -> None:
+    start = torch.cat([p.detach().flatten() for p in cnn.parameters()])
+    moves = []
+    for precision in ("fp32", "bf16"):
+        model = copy.deepcopy(cnn)
+        torch.manual_seed(0)
+        method = IBAU(precision=precision, rounds=1, batch_size=50, portion=0.1, augment=False)
+        list(method(model, digits))
+        moves.append(torch.cat([p.detach().flatten() for p in model.parameters()]) - start)
+    assert not torch.equal(*moves)
+    assert F.cosine_similarity(moves[0], moves[1], dim=0) > 0.95
