@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,13 +16,18 @@ AXES = ("dataset", "model", "attack", "defense", "seed")
 def labels_of(axis: str, plugins: Sequence[Plugin]) -> dict[Plugin, str]:
     """A plugin's own label; of several with one label, each also names the fields that differ.
 
+    Those in which they differ from each other; a field that has its default is not named.
+
     Raises:
         InputError: two that differ in no field have one label.
     """
     labels: dict[Plugin, str] = {}
-    counts = Counter(plugin.label for plugin in plugins)
+    groups: dict[str, list[set[str]]] = defaultdict(list)
     for plugin in plugins:
-        changed = _changes(plugin) if counts[plugin.label] > 1 else []
+        groups[plugin.label].append(set(_changes(plugin)))
+    for plugin in plugins:
+        shared = set.intersection(*groups[plugin.label])
+        changed = [change for change in _changes(plugin) if change not in shared]
         label = plugin.label + (f" ({', '.join(changed)})" if changed else "")
         if label in labels.values():
             raise InputError(f"two {axis} plugins are both called {label!r}; give one another name")

@@ -201,6 +201,12 @@ def test_variants_of_one_plugin_have_labels_of_their_own(tmp_path):
     assert len({tuple(place.values()) for place in places}) == len(places)
 
 
+def test_labels_leave_out_what_all_variants_share(tmp_path):
+    recipes = [{"epochs": 5, "precision": "bf16"}, {"lr": 0.1, "precision": "bf16"}]
+    grid = make_grid(config(tmp_path, defenses=[{"ft": {"recipe": recipe}} for recipe in recipes]))
+    assert {grid.labels[defense] for defense in grid.defenses} == {"FT (epochs=5)", "FT (lr=0.1)"}
+
+
 def test_only_keeps_cells_by_key_and_by_label(tmp_path):
     grid = make_grid(config(tmp_path), "attack=badnets, defense=SAU,seed=1")
     places = [grid.place(*cell) for cell in grid.cells()]
