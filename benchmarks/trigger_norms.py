@@ -2,7 +2,7 @@
 
 Also the cross accuracy that WaNet and Input-Aware have logged.
 
-`python benchmarks/trigger_norms.py configs/cifar10_cpu_attacks.yaml` prints, for each finished
+`python benchmarks/trigger_norms.py configs/cifar10_cpu.yaml` prints, for each finished
 victim of a grid, the mean over triggered test images of the norms of the difference, with pixels
 in [0, 1]: the paper's table 11 gives those of SSBA. Nothing was trained on these images.
 """
