@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import InputError
-from benchmark.plugin import Plugin
+from benchmark.plugin import Plugin, key_of
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,14 @@ class Dataset(Plugin):
     def fetch(self, root: Path) -> None:
         """Make the files below `root`, downloading them; nothing to do for embedded data."""
         raise InputError(f"{self.name} is embedded, there is nothing to fetch")
+
+    def missing(self, root: Path, why: str = "") -> InputError:
+        """What to raise when files below `root` are missing or damaged."""
+        told = f" ({why})" if why else ""
+        return InputError(
+            f"{self.name} is missing or damaged in {str(root)!r}{told}; "
+            f"make it with: python run_grid.py fetch {key_of(self)} --data {root}"
+        )
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from benchmark.data import Dataset, Images, Task
-from benchmark.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +28,7 @@ class Cifar10(Dataset):
         try:
             return Task(self._split(root, train=True), self._split(root, train=False))
         except RuntimeError as error:
-            raise InputError(
-                f"CIFAR-10 is missing or damaged in {str(root)!r}; "
-                f"make it with: python run_grid.py fetch cifar10 --data {root}"
-            ) from error
+            raise self.missing(root) from error
 
     def fetch(self, root: Path) -> None:
         CIFAR10(root, download=True)

@@ -14,7 +14,6 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from benchmark.data import Dataset, Images, Task
 from benchmark.decode import decoded
-from benchmark.errors import InputError
 
 URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 ARCHIVES = {
@@ -52,10 +51,7 @@ class Gtsrb(Dataset):
                     raise FileNotFoundError(f"{len(found)} of {size} images")
             return Task(*(self._images(found, root) for found in splits))
         except OSError as error:
-            raise InputError(
-                f"GTSRB is missing or damaged in {str(root)!r} ({error}); "
-                f"make it with: python run_grid.py fetch gtsrb --data {root}"
-            ) from error
+            raise self.missing(root, str(error)) from error
 
     def fetch(self, root: Path) -> None:
         for name, md5 in ARCHIVES.items():

@@ -11,7 +11,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from benchmark.data import Dataset, Images, Task
 from benchmark.decode import decoded
-from benchmark.errors import InputError, check_range
+from benchmark.errors import check_range
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -68,10 +68,7 @@ class TinyImageNet(Dataset):
                 ),
             )
         except OSError as error:
-            raise InputError(
-                f"Tiny ImageNet is missing or damaged in {str(root)!r} ({error}); "
-                f"make it with: python run_grid.py fetch tiny_imagenet --data {root}"
-            ) from error
+            raise self.missing(root, str(error)) from error
 
     def fetch(self, root: Path) -> None:
         download_and_extract_archive(URL, str(root), md5=MD5, remove_finished=True)
