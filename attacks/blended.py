@@ -16,7 +16,7 @@ from torch import Tensor
 from attacks.base import DataPoisoning
 from benchmark.errors import check_range
 
-PICTURE = Path(__file__).with_name("assets") / "blended.png"
+PICTURE = Path(__file__).with_name("pictures") / "blended.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Blended(DataPoisoning):
     """x becomes (1 - alpha) x + alpha K with a fixed picture K, resized to the image.
 
     alpha: opacity of the picture in training and at test time, in (0, 1]. image: path of another
-    picture; empty is the project's own, drawn by `attacks/assets/draw.py` with the brightness
+    picture; empty is the project's own, drawn by `attacks/pictures/draw.py` with the brightness
     and contrast of the picture in the published experiments.
     """
 

@@ -1,6 +1,6 @@
 """ACC, ASR and R-ACC with their counts: the one place that scores a model (protocol.md, section 7).
 
-DER compares two rows and belongs to `benchmark.tables`.
+DER compares two rows and belongs to `benchmark.report.tables`.
 """
 
 from __future__ import annotations

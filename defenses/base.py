@@ -35,7 +35,7 @@ class Defense(Plugin):
     """Rounds: models in order, the last one counts. Candidates: (setting, model) pairs, one of
     which a named rule selects."""
     select: ClassVar[str] = "last"
-    """The default selection rule, see `benchmark.tables`."""
+    """The default selection rule, see `benchmark.report.tables`."""
 
     @abstractmethod
     def __call__(

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from fakes import Fake, attempts, compute, drive, small_grid, steps
 
-from benchmark import cli
-from benchmark.slots import SlotPool
-from benchmark.store import Store
-from benchmark.terminate import terminable
+from benchmark.cache.store import Store
+from benchmark.cli import main as cli
+from benchmark.cli.terminate import terminable
+from benchmark.run.local import SlotPool
 
 
 def main(arguments):
     what, root = sys.argv[1], Path(sys.argv[2])
     if what == "dask":
-        from benchmark.cluster import DaskPool
+        from benchmark.run.dask import DaskPool
 
         pool = DaskPool(sys.argv[3])
     else:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmark.claims import Claims
-from benchmark.engine import Driver
-from benchmark.schedule import Step
-from benchmark.slots import Pool
-from benchmark.store import Store, canonical_json, name_of, write_json
+from benchmark.cache.claims import Claims
+from benchmark.cache.store import Store, canonical_json, name_of, write_json
+from benchmark.run.driver import Driver
+from benchmark.run.durations import Step
+from benchmark.run.local import Pool
 
 
 @dataclass(frozen=True)

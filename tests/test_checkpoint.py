@@ -20,14 +20,14 @@ from attacks.input_aware import InputAware
 from attacks.lf import LF
 from attacks.ssba import SSBA
 from attacks.wanet import WaNet
-from benchmark import execute as execution
+from benchmark.cache.store import Store
 from benchmark.checkpoint import checkpoints
-from benchmark.clock import Clock
+from benchmark.cost import Clock
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
-from benchmark.execute import execute
-from benchmark.jobs import AttackJob, key
-from benchmark.store import Store
+from benchmark.jobs import run_job as execution
+from benchmark.jobs.job import AttackJob, key
+from benchmark.jobs.run_job import execute
 from benchmark.train import Recipe, cross_entropy, fit
 from models.classifier import Classifier
 from models.small_cnn import SmallCNN
@@ -195,10 +195,10 @@ import sys
 from pathlib import Path
 import torch
 from attacks.blended import Blended
-from benchmark import execute
+from benchmark.jobs import run_job as execute
 from benchmark.datasets.digits import Digits
-from benchmark.jobs import AttackJob
-from benchmark.store import Store
+from benchmark.jobs.job import AttackJob
+from benchmark.cache.store import Store
 from benchmark.train import Recipe
 from models.small_cnn import SmallCNN
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attacks.badnets import BadNets
-from benchmark.clock import RESET_PEAK, Clock
+from benchmark.cost import RESET_PEAK, Clock
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
 from benchmark.metrics import Poisoned, poison_test, predict, score, share

@@ -15,7 +15,7 @@ from attacks.badnets import BadNets
 from attacks.blended import PICTURE, Blended
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError, check_range
-from benchmark.jobs import AttackJob, DefenseJob, describe, key, needs
+from benchmark.jobs.job import AttackJob, DefenseJob, describe, key, needs
 from benchmark.plugin import KINDS, Plugin, build, key_of, keys, load
 from benchmark.train import Recipe
 from defenses.ft import FT
@@ -183,7 +183,7 @@ def test_a_plugin_by_path_survives_pickling_into_a_fresh_process(tmp_path):
     job = replace(DEFENDED, defense=plugin)
     program = """
     import pickle, sys
-    from benchmark.jobs import key
+    from benchmark.jobs.job import key
     job = pickle.load(sys.stdin.buffer)
     print(job.defense.label, key(job))
     """

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from benchmark import contract
-from benchmark.cli import VERBS
-from benchmark.config import read
-from benchmark.grid import make_grid
-from benchmark.jobs import key
+from benchmark.cli.main import VERBS
+from benchmark.grid.config import read
+from benchmark.grid.grid import make_grid
+from benchmark.jobs.job import key
 from benchmark.plugin import load
 
 ROOT = Path(__file__).parent.parent

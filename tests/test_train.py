@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmark.data import Images, augment
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
-from benchmark.execute import _seed
+from benchmark.jobs.run_job import _seed
 from benchmark.plugin import construct
 from benchmark.train import Recipe, cross_entropy, fit, micro_batches, precision, shuffled
 from models.small_cnn import SmallCNN

@@ -10,7 +10,7 @@ import torch
 from torchvision.datasets.utils import download_and_extract_archive
 
 from benchmark.data import Dataset, Images, Task
-from benchmark.decode import decoded
+from benchmark.datasets.decoding import decoded
 from benchmark.errors import check_range
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

@@ -1,0 +1,1 @@
+"""The cache of finished jobs: folders, drafts, claims."""

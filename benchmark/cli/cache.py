@@ -1,0 +1,149 @@
+"""The verb `cache` of the command line: `python run_grid.py cache ls|verify|gc`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import InputError
+
+BAD = 1
+
+
+def add_cache(verbs: argparse._SubParsersAction[Any]) -> None:
+    """Add the verb with its actions."""
+    text = "list the job folders, compare them with their checksums, delete unused ones"
+    actions = verbs.add_parser("cache", help=text, description=text).add_subparsers(
+        required=True, metavar="ACTION"
+    )
+
+    def action(
+        name: str, function: Callable[[argparse.Namespace], int], text: str, *, configs: bool
+    ) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        sub.set_defaults(verb=function)
+        if configs:
+            default = "what counts as used (default: all of configs/)"
+            sub.add_argument("configs", nargs="*", type=Path, metavar="CONFIG", help=default)
+        sub.add_argument("--cache", type=Path, default=Path("results/cache"), help="job folders")
+        return sub
+
+    action(
+        "ls", _ls, "what each folder is, its size, its age and which configs use it", configs=True
+    )
+    action("verify", _verify, "find folders that are incomplete or altered", configs=False)
+    gc = action("gc", _gc, "what no config uses: jobs, failures, dead drafts", configs=True)
+    gc.add_argument("--delete", action="store_true", help="delete it, rather than list it")
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    from benchmark.cache.clean import jobs, open_cache, references, titles
+
+    store = open_cache(arguments.cache)
+    configs = _configs(arguments)
+    users = references(configs)
+    found = list(jobs(store))
+    lines = sorted(
+        (
+            title,
+            entry.key,
+            _size(entry.size),
+            _date(entry.time),
+            ",".join(users.get(entry.key, ["-"])),
+        )
+        for entry, title in zip(found, titles(found), strict=True)
+    )
+    _print_table(
+        ("KEY", "SIZE", "DATE", "USED BY", "JOB"),
+        [(key, size, date, used, title) for title, key, size, date, used in lines],
+    )
+    spare = [entry for entry in found if entry.key not in users]
+    drafts, failures = len(store.unfinished()), len(list(store.failures.glob("*.json")))
+    print(
+        f"{len(found)} jobs, {_size(sum(e.size for e in found))}; "
+        f"{drafts} unfinished, {failures} recorded failures"
+    )
+    total = f"{len(spare)} of them, {_size(sum(e.size for e in spare))}"
+    print(f"{total}, used by none of {_names(configs)}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from benchmark.cache.clean import faults, is_sealed, open_cache
+
+    store = open_cache(arguments.cache)
+    keys, bad, unsealed = store.keys(), 0, 0
+    console = Console(stderr=True)
+    for key in track(
+        keys, "verifying", console=console, transient=True, disable=not console.is_terminal
+    ):
+        found = faults(store.root / key)
+        unsealed += not is_sealed(store.root / key)
+        if found:
+            bad += 1
+            print(f"{store.root / key}: {'; '.join(found)}")
+    print(f"{len(keys)} jobs: {bad} bad, {len(keys) - bad} sound", end="")
+    print(f"; {unsealed} published without checksums: only completeness is known" * bool(unsealed))
+    if bad:
+        print("remove the bad folders and run again: what is missing is made anew", file=sys.stderr)
+    return BAD if bad else 0
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from benchmark.cache.clean import delete, open_cache, references, strangers, titles, unused
+
+    store = open_cache(arguments.cache)
+    configs = _configs(arguments)
+    needed = references(configs)
+    running = strangers(store, needed)
+    if arguments.delete and running:
+        raise InputError(
+            f"a job runs that none of {_names(configs)} uses, and its grid may use more: name its "
+            f"config as well, or wait: {running[0].folder}"
+        )
+    found = unused(store, needed)
+    lines = []
+    for entry, title in zip(found, titles(found), strict=True):
+        if arguments.delete:
+            delete(store, entry)
+        lines.append((entry.kind, entry.key, _size(entry.size), _date(entry.time), title))
+    _print_table(("KIND", "KEY", "SIZE", "DATE", "JOB"), lines)
+    total = f"{len(found)} unused by {_names(configs)}, {_size(sum(e.size for e in found))}"
+    print(f"{total}: {'deleted' if arguments.delete else 'kept; --delete deletes them'}")
+    return 0
+
+
+def _configs(arguments: argparse.Namespace) -> list[Path]:
+    return arguments.configs or sorted(Path("configs").glob("*.yaml"))
+
+
+def _names(configs: Sequence[Path]) -> str:
+    return ", ".join(map(str, configs))
+
+
+def _print_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Aligned columns; the last one, which may be long, is not padded."""
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    for line in (head, *lines) if lines else ():
+        padded = (cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=False))
+        print(*padded, line[-1], sep="  ")
+
+
+def _size(count: int) -> str:
+    """Bytes as "12 B", "3.4 kB" or "5.6 GB"."""
+    value, units = float(count), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    while value >= 999.5 and unit != "GB":
+        value, unit = value / 1000, next(units)
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,69 @@
+"""What each attack of a grid does to an image: clean, poisoned, and the difference, amplified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from benchmark.cache.store import Store
+from benchmark.grid.grid import Grid
+from benchmark.jobs.job import AttackJob, key
+
+
+def contact_sheets(grid: Grid, store: Store, data: Path, folder: Path) -> list[Path]:
+    """One PNG for each dataset, model and seed with the attacks whose victims are finished."""
+    groups: dict[tuple[str, str, int], list[AttackJob]] = {}
+    for victim, defended in grid.cells():
+        if defended is None and key(victim) in store:
+            group = (grid.labels[victim.dataset], grid.labels[victim.model], victim.seed)
+            groups.setdefault(group, []).append(victim)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for names, victims in groups.items():
+        suffix = "".join(f"_{name}" for name in names) if len(groups) > 1 else ""
+        file = folder / ("attacks" + "".join(c if c.isalnum() else "_" for c in suffix) + ".png")
+        figure = contact_sheet(victims, [grid.labels[v.attack] for v in victims], store, data)
+        figure.savefig(file, dpi=150, metadata={"Software": None})
+        plt.close(figure)
+        files.append(file)
+    return files
+
+
+def contact_sheet(
+    victims: list[AttackJob], labels: list[str], store: Store, data: Path, columns: int = 4
+) -> Figure:
+    """A row for each trigger: the first test images of `columns` classes, three panels for each."""
+    test = victims[0].dataset(data).test
+    parts = [
+        (victim, number, label if part == victim.attack else f"{label}:\n{part.label}")
+        for victim, label in zip(victims, labels, strict=True)
+        for number, part in enumerate(victim.attack.parts)
+    ]
+    figure, axes = plt.subplots(
+        len(parts), 3 * columns, figsize=(1.1 * 3 * columns, 1.25 * len(parts)), squeeze=False
+    )
+    for line, (victim, number, label) in zip(axes, parts, strict=True):
+        wanted = victim.attack.parts[number].relabel(test.y, victim.dataset.num_classes)
+        rows = (wanted != test.y).nonzero()[:, 0]
+        tensors = store.tensors(key(victim))
+        triggered = tensors["test.x"][tensors["test.part"] == number]
+        first = [int((test.y[rows] == c).nonzero()[0]) for c in test.y[rows].unique()[:columns]]
+        for at, i in enumerate(first):
+            clean, poisoned = test.x[rows[i]].int(), triggered[i].int()
+            change = poisoned - clean
+            gain = 255 / max(1, int(change.abs().max()))
+            panels = [clean, poisoned, (128 + change * gain / 2).clamp(0, 255)]
+            titles = ["clean", "poisoned", f"difference x {gain / 2:.1f}"]
+            for axis, panel, title in zip(line[3 * at :], panels, titles, strict=False):
+                axis.imshow(np.asarray(panel.to(torch.uint8).permute(1, 2, 0)))
+                axis.set_title(title, fontsize=6, pad=2)
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(label, fontsize=8)
+    figure.tight_layout(pad=0.4)
+    return figure

@@ -1,0 +1,93 @@
+"""What a job costs: wall time, peak memory, and on which hardware."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Generator, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from benchmark.cache.store import Row
+
+RESET_PEAK = Path("/proc/self/clear_refs")
+"""Where Linux takes a 5 to start the peak of the resident size anew (proc(5))."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Clock:
+    """Wall time and peak memory of a method, without the scoring between its steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self.started = 0.0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif RESET_PEAK.exists():
+            # A worker runs many jobs: without this, each would report the largest before it.
+            RESET_PEAK.write_text("5")
+
+    def timed(self, steps: Iterator[T] | Generator[T, None, R]) -> Generator[T, None, R]:
+        """The same steps, each of them timed; returns what the generator returns."""
+        while True:
+            self.started = time.perf_counter()
+            try:
+                step = next(steps)
+            except StopIteration as stop:
+                value: R = stop.value
+                return value
+            finally:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                self.seconds += time.perf_counter() - self.started
+            yield step
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds so far, for a checkpoint that is taken inside a step."""
+        return {"seconds": self.seconds + time.perf_counter() - self.started}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds, self.started = state["seconds"], time.perf_counter()
+
+    def reading(self) -> Row:
+        """Seconds so far and the peak, in MiB, of GPU memory or of the process."""
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        else:
+            peak = _resident_peak()
+        return {"seconds": round(self.seconds, 3), "peak_mib": round(peak, 1)}
+
+
+def _resident_peak() -> float:
+    """Largest resident size of this process, in MiB, since the peak was last reset (Linux)."""
+    if RESET_PEAK.exists():
+        status = Path("/proc/self/status").read_text().splitlines()
+        line = next(line for line in status if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+@lru_cache
+def hardware(device: torch.device) -> Row:
+    """The device by name and the version of torch, for a row."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{torch.get_num_threads()}-thread {_processor()}"
+    return {"device": name, "versions": f"torch {torch.__version__}"}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,1 @@
+"""From a config to labelled jobs and rows."""

@@ -1,0 +1,1 @@
+"""What a job is, its key, and how one is run."""

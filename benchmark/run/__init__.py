@@ -1,0 +1,1 @@
+"""Drives jobs over workers."""

@@ -1,0 +1,153 @@
+"""A worker: a pool of one process, which ends as soon as its driver is gone.
+
+The process is one of loky's (it comes with joblib): started afresh, with an environment of its own,
+so that its device is set before anything is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from multiprocessing.util import Finalize
+from typing import Any
+
+from joblib.externals.loky import process_executor
+from joblib.externals.loky.process_executor import (
+    BrokenProcessPool,
+    ProcessPoolExecutor,
+    ShutdownExecutorError,
+)
+
+from benchmark.run.failures import NotStarted, Overdue, WorkerLost, ending
+
+POLL = 0.5
+"""Seconds between two looks: at whether a job is still wanted, at whether the driver is alive."""
+
+
+class Child:
+    """A worker process, started when it is first asked.
+
+    environment: variables it has from its start, before anything is imported. imports: modules it
+    loads before its first job, so that a machine that cannot load them blames no job.
+    """
+
+    def __init__(self, environment: Mapping[str, str], imports: Sequence[str] = ()) -> None:
+        self._imports = tuple(imports)
+        self._pool = ProcessPoolExecutor(
+            1, env=dict(environment), initializer=_begin, initargs=(os.getpid(),)
+        )
+        # Before multiprocessing waits for all children at the exit of a process, as it does in the
+        # workers of Dask.
+        kill = {"wait": False, "kill_workers": True}
+        Finalize(self, self._pool.shutdown, kwargs=kill, exitpriority=10)
+        self._ready = False
+        self.alive = True
+        """Whether it can be asked: false once it has died or was killed."""
+
+    def ask(
+        self,
+        message: bytes,
+        limit: float | None = None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Any:
+        """What the pickled (function, arguments, keywords) returns or raises in the worker.
+
+        Args:
+            limit: seconds after which the worker is killed.
+            wanted: the worker is killed when this turns false.
+
+        Raises:
+            NotStarted: the worker has never come up.
+            Overdue: it ran into the limit.
+            WorkerLost: it died, with how it died.
+        """
+        if not self._ready:
+            self._start()
+        try:
+            future = self._pool.submit(_call, message)
+            end = time.monotonic() + (limit or math.inf)
+            while not _within(future, min(POLL, end - time.monotonic())):
+                if time.monotonic() >= end:
+                    raise Overdue(f"ran for longer than the limit of {limit:g} s")
+                if not wanted():
+                    raise WorkerLost("the job is no longer wanted")
+            value = future.result()
+        except (BrokenProcessPool, ShutdownExecutorError) as error:
+            self.kill()
+            raise WorkerLost(f"the worker {_how_it_ended(error)}") from None
+        except (Overdue, WorkerLost):
+            self.kill()
+            raise
+        if isinstance(value, dict) and value.get("kind") == "out of memory":
+            # What a framework holds on to after that is only given back by the process's end.
+            self.kill(wait=True)
+        return value
+
+    def kill(self, *, wait: bool = False) -> None:
+        """End the worker and whatever it has started; harmless when it is gone."""
+        self.alive = False
+        self._pool.shutdown(wait=wait, kill_workers=True)
+
+    def _start(self) -> None:
+        try:
+            self._pool.submit(_import, self._imports).result()
+        except BrokenProcessPool as error:
+            self.kill()
+            text = f"it {_how_it_ended(error)} at once"
+            raise NotStarted(f"a worker could not start: {text}") from None
+        except Exception as error:  # a broken installation raises anything
+            self.kill()
+            text = f"{type(error).__name__}: {error}"
+            raise NotStarted(f"a worker could not start: {text}") from None
+        self._ready = True
+
+
+def _within(future: Future[Any], seconds: float) -> bool:
+    return bool(wait([future], max(0.0, seconds)).done)
+
+
+def _how_it_ended(error: Exception) -> str:
+    """In words, from loky's "... exit codes of the workers are {SIGKILL(-9)}"."""
+    found = re.search(r"\((-?\d+)\)\}", str(error))
+    return ending(int(found[1])) if found else "died"
+
+
+def _begin(driver: int) -> None:
+    """In the worker: a group of its own, which Ctrl-C does not reach; it ends with the driver.
+
+    A nested process finds no start method of loky's name, so it gets the one that always works.
+    """
+    multiprocessing.set_start_method("spawn", force=True)
+    # loky takes a worker whose memory has grown by 300 MB for a leaking one and replaces it; for
+    # one that has loaded a dataset and a network that is every job, and an import of torch each.
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+    def watch() -> None:
+        while os.getppid() == driver:
+            time.sleep(POLL)
+        if hasattr(os, "killpg"):
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+
+
+def _call(message: bytes) -> Any:
+    function, args, keywords = pickle.loads(message)
+    return function(*args, **keywords)

@@ -1,0 +1,369 @@
+"""The cache: a folder is complete or absent, whatever happens to the process that fills it."""
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+
+from benchmark.cache import store as module
+from benchmark.cache.store import CHECKSUMS, Store, changes, write_json, write_tensors
+from benchmark.errors import InputError
+
+KEY, OTHER = "a" * 24, "b" * 24
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+def publish(store, key=KEY, value=1):
+    with store.draft(key) as folder:
+        write_json(folder / "rows.json", [{"acc": value}])
+
+
+def dead_process():
+    """The number of a process that existed and is gone."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def leave_draft(store, key, pid):
+    """A draft as the given process of this machine would have left it."""
+    with pytest.raises(KeyboardInterrupt), store.draft(key) as folder:
+        parts = folder.name.split(".")
+        parts[-2:] = str(pid), "left"
+        left = folder.with_name(".".join(parts))
+        left.mkdir()
+        (left / "log.jsonl").touch()
+        raise KeyboardInterrupt
+    return left
+
+
+def test_a_job_is_absent_until_its_draft_closes(store):
+    with store.draft(KEY) as folder:
+        write_json(folder / "rows.json", [{"acc": 0.5}])
+        assert KEY not in store
+        assert {k: draft.folder for k, draft in store.running().items()} == {KEY: folder}
+    assert KEY in store and OTHER not in store
+    assert store.rows(KEY) == [{"acc": 0.5}]
+    assert store.running() == {} and not list(store.drafts.iterdir())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_exception_drops_the_draft(store, error):
+    with pytest.raises(error), store.draft(KEY) as folder:
+        write_json(folder / "rows.json", [])
+        raise error
+    assert KEY not in store and not list(store.drafts.iterdir())
+
+
+def test_the_second_of_two_publishers_loses_quietly(store):
+    with store.draft(KEY) as slow:
+        write_json(slow / "rows.json", [{"acc": "second"}])
+        publish(store, value="first")
+    assert store.rows(KEY) == [{"acc": "first"}]
+    assert not list(store.drafts.iterdir())
+    publish(store, value="third")
+    assert store.rows(KEY) == [{"acc": "first"}]
+
+
+def test_a_draft_that_cannot_be_published_is_an_error(store):
+    (store.root / KEY).write_text("a file where the folder belongs")
+    with pytest.raises(OSError):
+        publish(store)
+    assert KEY not in store
+
+
+def test_tensors_come_back_as_they_were(store):
+    turned = torch.arange(24.0).view(2, 3, 4).transpose(0, 2)
+    saved = {"turned": turned, "bytes": torch.arange(5, dtype=torch.uint8), "one": torch.tensor(3)}
+    with store.draft(KEY) as folder:
+        write_tensors(folder / "tensors.safetensors", saved)
+    found = store.tensors(KEY)
+    assert set(found) == set(saved)
+    for name, value in saved.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype
+
+
+def test_floats_in_rows_come_back_exactly(store):
+    values = [1 / 3, 8999 / 9000, 5e-324, 0.1 + 0.2]
+    with store.draft(KEY) as folder:
+        write_json(folder / "rows.json", [{"acc": value} for value in values])
+    assert [row["acc"] for row in store.rows(KEY)] == values
+
+
+def test_sweep_removes_only_drafts_of_dead_processes(store):
+    publish(store, OTHER)
+    dead = leave_draft(store, KEY, dead_process())
+    mine = leave_draft(store, "c" * 24, os.getpid())
+    foreign = store.drafts / f"{'d' * 24}.some.host.org.{dead.name.split('.')[-2]}.12345678"
+    foreign.mkdir()
+    assert set(store.running()) == {"c" * 24, "d" * 24}
+    store.sweep()
+    assert set(store.drafts.iterdir()) == {mine, foreign}
+    assert OTHER in store
+
+
+def test_failures_are_kept_until_success_or_forgotten(store):
+    assert store.failure(KEY) is None
+    store.record_failure(KEY, {"error": "E: one", "traceback": ""})
+    store.record_failure(KEY, {"error": "E: two", "traceback": "line\nline"})
+    assert Store(store.root).failure(KEY) == {"error": "E: two", "traceback": "line\nline"}
+    assert KEY not in store and store.failure(OTHER) is None
+    store.forget_failure(KEY)
+    assert store.failure(KEY) is None
+    store.forget_failure(KEY)
+    store.record_failure(KEY, {"error": "E: three", "traceback": ""})
+    publish(store)
+    assert store.failure(KEY) is None
+
+
+def _hang_in_a_draft(root, reached):
+    with Store(root).draft(KEY) as folder:
+        write_json(folder / "rows.json", [{"acc": "torn"}])
+        reached.set()
+        signal.pause()
+
+
+def test_a_killed_process_publishes_nothing_and_the_next_one_completes(store):
+    context = multiprocessing.get_context("fork")
+    reached = context.Event()
+    process = context.Process(target=_hang_in_a_draft, args=(store.root, reached))
+    process.start()
+    assert reached.wait(20)
+    assert list(store.running()) == [KEY]
+    store.sweep()
+    assert len(list(store.drafts.iterdir())) == 1  # it is alive
+    process.kill()
+    process.join()
+    assert KEY not in store and store.running() == {}
+    publish(store, value="whole")
+    assert store.rows(KEY) == [{"acc": "whole"}]
+    assert len(list(store.drafts.iterdir())) == 1
+    store.sweep()
+    assert not list(store.drafts.iterdir())
+
+
+def fill(folder):
+    write_json(folder / "rows.json", [{"acc": 0.5}])
+    write_tensors(folder / "tensors.safetensors", {"x": torch.arange(3.0)})
+    assert (folder / "tensors.safetensors").stat().st_mode & 0o044 == folder.stat().st_mode & 0o044
+
+
+def test_the_checksum_of_every_file_is_published_with_it(store):
+    with store.draft(KEY) as folder:
+        fill(folder)
+    folder = store.root / KEY
+    sums = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.iterdir()
+        if file.name != CHECKSUMS
+    }
+    assert json.loads((folder / CHECKSUMS).read_text()) == sums and len(sums) == 2
+    assert changes(folder) == []
+
+
+def test_a_checksum_of_a_file_larger_than_one_read(tmp_path):
+    content = bytes(range(251)) * 12345
+    (tmp_path / "large").write_bytes(content)
+    assert module._checksum(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A published folder that tests change and put back."""
+    store = Store(tmp_path_factory.mktemp("sound"))
+    with store.draft(KEY) as folder:
+        fill(folder)
+    return store.root / KEY
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_one_changed_byte_of_any_file_is_found(sound, data):
+    file = data.draw(st.sampled_from(sorted(sound.iterdir())))
+    whole = file.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    other = data.draw(st.integers(0, 255).filter(lambda byte: byte != whole[place]))
+    file.write_bytes(whole[:place] + bytes([other]) + whole[place + 1 :])
+    try:
+        assert changes(sound)
+    finally:
+        file.write_bytes(whole)
+    assert changes(sound) == []
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"\n}\n", b"\n}\r"), (b"\n ", b"\n\t"), (b"{", b"[")])
+def test_a_changed_byte_that_still_parses_is_found(sound, old, new):
+    file = sound / CHECKSUMS
+    whole = file.read_bytes()
+    assert old in whole
+    try:
+        file.write_bytes(whole.replace(old, new, 1))
+        assert changes(sound) == [f"{CHECKSUMS} changed"]
+        file.write_text("[]\n")
+        assert changes(sound) == [f"{CHECKSUMS} changed"]
+    finally:
+        file.write_bytes(whole)
+
+
+def test_missing_extra_cut_and_renamed_files_are_found(sound):
+    rows, tensors, more = sound / "rows.json", sound / "tensors.safetensors", sound / "more"
+    whole = rows.read_bytes()
+    try:
+        more.write_bytes(b"")
+        assert changes(sound) == ["more was not published"]
+        assert changes(sound, "rows.json") == []
+        tensors.rename(more)
+        assert changes(sound) == ["more was not published", "tensors.safetensors is missing"]
+        more.rename(tensors)
+        rows.write_bytes(whole[:-1])
+        assert changes(sound) == ["rows.json changed"]
+        assert changes(sound, "tensors.safetensors") == []
+    finally:
+        rows.write_bytes(whole)
+    assert changes(sound) == []
+
+
+def test_what_was_altered_is_not_read(store):
+    with store.draft(KEY) as folder:
+        fill(folder)
+    folder = store.root / KEY
+    tensors = folder / "tensors.safetensors"
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # loads, with another weight
+    with pytest.raises(InputError, match=r"tensors.safetensors changed; remove this folder"):
+        store.tensors(KEY)
+    tensors.write_bytes(whole)
+    assert store.tensors(KEY)["x"].tolist() == [0, 1, 2]
+    write_json(folder / "rows.json", [{"acc": 0.6}])
+    with pytest.raises(InputError, match=r"rows.json changed"):
+        store.rows(KEY)
+
+
+def test_a_folder_from_before_checksums_is_read(store):
+    with store.draft(KEY) as folder:
+        fill(folder)
+    (store.root / KEY / CHECKSUMS).unlink()
+    assert changes(store.root / KEY) == []
+    assert store.rows(KEY) == [{"acc": 0.5}] and len(store.tensors(KEY)) == 1
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stage", ["rows", "_checksum", "checksums", "_sync", "rename"])
+def test_a_full_disk_leaves_nothing_behind(store, monkeypatch, stage):
+    def write(file, value):
+        file.write_text("torn")
+        if file.name.startswith(stage):
+            full()
+
+    if stage == "rename":
+        monkeypatch.setattr(module.Path, "rename", full)
+    elif stage.startswith("_"):
+        monkeypatch.setattr(module, stage, full)
+    else:
+        monkeypatch.setattr(module, "write_json", write)
+    with pytest.raises(OSError, match="No space left"), store.draft(KEY) as folder:
+        module.write_json(folder / "rows.json", [])
+    assert KEY not in store and not list(store.drafts.iterdir())
+    monkeypatch.undo()
+    publish(store, value="later")
+    assert store.rows(KEY) == [{"acc": "later"}]
+
+
+def test_a_full_disk_is_an_error_of_the_system_for_tensors_too(tmp_path, monkeypatch):
+    text = "Error while serializing: I/O error: No space left on device (os error 28)"
+    told = iter([text, "another error"])
+
+    def save_file(*_):
+        raise SafetensorError(next(told))
+
+    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_tensors(tmp_path / "x", {"x": torch.zeros(1)})
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(SafetensorError, match="another"):
+        write_tensors(tmp_path / "x", {"x": torch.zeros(1)})
+
+
+def test_a_full_disk_leaves_no_torn_failure_record(store, monkeypatch):
+    store.record_failure(KEY, {"error": "E: old"})
+    monkeypatch.setattr(module.Path, "replace", full)
+    with pytest.raises(OSError):
+        store.record_failure(KEY, {"error": "E: new"})
+    assert [file.name for file in store.failures.iterdir()] == [f"{KEY}.json"]
+    assert store.failure(KEY) == {"error": "E: old"}
+    (store.failures / f"{KEY}.json").write_text("")  # as a crash of the machine leaves it
+    assert store.failure(KEY) is None
+
+
+def _publish_at_once(root, number, barrier):
+    store = Store(root)
+    for name in "0123456789":
+        with store.draft(name * 24) as folder:
+            write_json(folder / "rows.json", [{"acc": number}])
+            (folder / "log.jsonl").write_text(f"{number}\n" * (number + 1))
+            barrier.wait(20)
+
+
+def test_processes_that_publish_one_job_at_once_leave_one_sound_folder(store):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    processes = [
+        context.Process(target=_publish_at_once, args=(store.root, number, barrier))
+        for number in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    names = [name * 24 for name in "0123456789"]
+    assert store.keys() == names and not list(store.drafts.iterdir())
+    for name in names:
+        ((row,), log) = store.rows(name), (store.root / name / "log.jsonl").read_text()
+        assert changes(store.root / name) == []
+        assert log == f"{row['acc']}\n" * (row["acc"] + 1)
+
+
+def test_a_removed_job_is_absent_at_once(store, monkeypatch):
+    publish(store)
+    publish(store, OTHER)
+    absent = []
+    real = shutil.rmtree
+    monkeypatch.setattr(
+        module.shutil, "rmtree", lambda f, **k: (absent.append(KEY not in store), real(f, **k))
+    )
+    store.remove(KEY)
+    assert absent == [True] and store.keys() == [OTHER]
+    assert not list(store.drafts.iterdir())
+
+
+def test_only_folders_named_by_a_key_are_jobs(store):
+    publish(store)
+    (store.root / "notes").mkdir()
+    (store.root / ("A" * 24)).mkdir()
+    (store.root / OTHER).write_text("a file")
+    (store.drafts / ".nfs0001").touch()
+    (store.root / ("c" * 24)).symlink_to(store.root / KEY)
+    assert store.keys() == [KEY]
+    assert store.unfinished() == [] and store.running() == {}
+    store.sweep()
+    assert (store.drafts / ".nfs0001").exists()

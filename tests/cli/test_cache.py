@@ -1,0 +1,311 @@
+"""Looking after the cache: what is listed, what is found to be damaged, what is deleted."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmark.cache.clean import delete, faults, jobs, references, titles, unused
+from benchmark.cache.store import CHECKSUMS, Store, write_json, write_tensors
+from benchmark.cli import main as cli
+from benchmark.cli.cache import _size
+from benchmark.grid.config import read
+from benchmark.grid.grid import make_grid
+from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, describe, key
+
+ROOT = Path(__file__).parents[2]
+BASE = {"datasets": ["digits"], "models": ["small_cnn"], "recipe": {"epochs": 1}}
+FIRST = BASE | {"attacks": ["badnets", "lf"], "defenses": ["ft"]}
+SECOND = BASE | {"attacks": ["lf", {"badnets": {"ratio": 0.05}}], "defenses": ["ft", "sau"]}
+DAY = 24 * 3600
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    """Two grids that share an asset, a victim and a defended one."""
+    folder = tmp_path_factory.mktemp("configs")
+    for name, content in (("first", FIRST), ("second", SECOND)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return folder / "first.yaml", folder / "second.yaml"
+
+
+@pytest.fixture(scope="module")
+def grids(configs):
+    return [make_grid(read(config)) for config in configs]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+def publish(store, *done):
+    for job in done:
+        with store.draft(key(job)) as folder:
+            write_json(folder / "job.json", json.loads(describe(job)))
+            if not isinstance(job, DefenseJob):
+                write_tensors(folder / "tensors.safetensors", {"x": torch.arange(99.0)})
+            write_json(folder / "rows.json", [{"acc": 0.5}])
+
+
+def draft(store, name, *, host, pid, age=0.0):
+    folder = store.drafts / f"{name}.{host}.{pid}.12345678"
+    folder.mkdir()
+    then = time.time() - age
+    os.utime(folder, (then, then))
+    return folder
+
+
+def cache(store, *argv):
+    return cli.main(["cache", argv[0], "--cache", str(store.root), *map(str, argv[1:])])
+
+
+def test_jobs_of_two_configs_share_what_they_need(configs, grids):
+    users = references([configs[0], configs[1], configs[0]])
+    assert set(users) == {key(job) for grid in grids for job in grid.jobs()}
+    shared = {name for name, used in users.items() if used == ["first", "second"]}
+    assert shared == {key(j) for j in grids[0].jobs()} & {key(j) for j in grids[1].jobs()}
+    kinds = {type(job) for job in grids[0].jobs() if key(job) in shared}
+    assert kinds == {AssetJob, AttackJob, DefenseJob}
+
+
+def test_ls_says_what_each_folder_is_and_who_uses_it(store, configs, grids, capsys):
+    publish(store, *grids[0].jobs(), *grids[1].jobs())
+    assert cache(store, "ls", configs[1]) == 0
+    head, *lines, total, spare = capsys.readouterr().out.splitlines()
+    assert head.split() == ["KEY", "SIZE", "DATE", "USED", "BY", "JOB"]
+    told = {line[head.index("JOB") :]: line for line in lines}
+    lf = "digits / small_cnn / lf / 0"
+    asset = "digits / small_cnn / UniversalPattern / 0"
+    clean = "digits / small_cnn / CleanModel / 0"
+    assert list(told) == sorted(told) and len(told) == 10
+    assert {clean, asset, lf, f"{lf} / ft", f"{lf} / sau"} <= set(told)
+    for ratio, used in (("0.1", "-"), ("0.05", "second")):
+        for end in ("", " / ft"):
+            line = told[f"digits / small_cnn / badnets / 0{end} (attack.ratio={ratio})"]
+            assert line[head.index("USED") : head.index("JOB")].strip() == used
+    sizes = {entry.key: entry.size for entry in jobs(store)}
+    for line in lines:
+        name, size, unit = line.split()[:3]
+        assert f"{size} {unit}" == _size(sizes[name])
+        assert sizes[name] == sum(f.stat().st_size for f in (store.root / name).iterdir())
+    assert total.startswith(f"{len(lines)} jobs, {_size(sum(sizes.values()))}; 0 unfinished, 0 ")
+    assert spare.startswith("2 of them, ") and spare.endswith(f"used by none of {configs[1]}")
+
+
+def test_titles_of_folders_without_a_sound_description(store, grids):
+    publish(store, *grids[0].jobs())
+    odd = ["", "[]", '{"victim": 3}', '{"dataset": "x", "seed": 1}', '{"defense": {"plugim": 2}}']
+    for entry, text in zip(list(jobs(store)), odd, strict=False):
+        (entry.path / "job.json").write_text(text)
+    assert titles(list(jobs(store)))[:5] == ["unknown", "unknown", "unknown", "x / 1", "?"]
+
+
+def test_an_empty_cache_is_listed_verified_and_cleaned(store, configs, capsys):
+    for action in (["ls", configs[0]], ["verify"], ["gc", configs[0], "--delete"]):
+        assert cache(store, *action) == 0
+    assert "KEY" not in capsys.readouterr().out
+
+
+def test_verify_accepts_what_was_published(store, grids, capsys):
+    publish(store, *grids[0].jobs())
+    before = {file: file.read_bytes() for file in store.root.rglob("*") if file.is_file()}
+    assert cache(store, "verify") == 0
+    assert capsys.readouterr().out == "6 jobs: 0 bad, 6 sound\n"
+    assert before == {file: file.read_bytes() for file in store.root.rglob("*") if file.is_file()}
+
+
+def test_verify_names_each_bad_folder_on_one_line(store, grids, capsys):
+    publish(store, *grids[0].jobs())
+    cut, flipped, moved, *sound = list(jobs(store))
+    (cut.path / "rows.json").unlink()
+    content = bytearray((flipped.path / "job.json").read_bytes())
+    content[40] ^= 4
+    (flipped.path / "job.json").write_bytes(content)
+    moved.path.rename(store.root / ("f" * 24))
+    (sound[0].path / CHECKSUMS).unlink()
+    assert cache(store, "verify") == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        f"{cut.path}: rows.json is missing",
+        f"{flipped.path}: job.json changed",
+        f"{store.root / ('f' * 24)}: job.json describes another job",
+        "6 jobs: 3 bad, 3 sound; 1 published without checksums: only completeness is known",
+    ]
+    assert err.count("\n") == 1 and "run again" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("rows.json", None, "rows.json cannot be read"),
+        ("rows.json", "[]", "rows.json cannot be read"),
+        ("rows.json", '[{"acc": 0.', "rows.json cannot be read"),
+        ("rows.json", "[1]", "rows.json cannot be read"),
+        ("job.json", None, "job.json cannot be read"),
+        ("job.json", "3", "job.json describes another job"),
+        ("job.json", "{", "job.json cannot be read"),
+        ("tensors.safetensors", None, "tensors.safetensors cannot be read"),
+        ("tensors.safetensors", "cut", "tensors.safetensors cannot be read"),
+    ],
+)
+def test_a_folder_without_checksums_has_to_be_complete(store, grids, name, content, told):
+    victim = grids[0].victims[0]
+    publish(store, victim)
+    folder = store.root / key(victim)
+    (folder / CHECKSUMS).unlink()
+    assert faults(folder) == []
+    file = folder / name
+    if content is None:
+        file.unlink()
+    elif content == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        file.write_text(content)
+    assert told in faults(folder)
+
+
+def test_a_file_that_cannot_be_read_is_a_fault(store, grids):
+    publish(store, grids[0].victims[0])
+    folder = store.root / key(grids[0].victims[0])
+    (folder / "log.jsonl").mkdir()
+    assert "not published" in faults(folder)[0]
+    (folder / "rows.json").unlink()
+    (folder / "rows.json").mkdir()
+    (told,) = faults(folder)
+    assert "cannot be read" in told
+
+
+def test_gc_lists_first_and_deletes_only_when_told(store, configs, grids, capsys):
+    publish(store, *grids[0].jobs(), *grids[1].jobs())
+    before = set(store.keys())
+    spare = before - {key(job) for job in grids[0].jobs()}
+    assert cache(store, "gc", configs[0]) == 0
+    out = capsys.readouterr().out
+    assert set(store.keys()) == before and "kept; --delete deletes them" in out
+    assert {name for name in before if name in out} == spare and len(spare) == 4
+    freed = sum(entry.size for entry in jobs(store) if entry.key in spare)
+    assert f"4 unused by {configs[0]}, {_size(freed)}" in out
+    assert cache(store, "gc", configs[0], "--delete") == 0
+    assert "deleted" in capsys.readouterr().out
+    assert set(store.keys()) == before - spare
+    assert cache(store, "gc", *configs, "--delete") == 0
+    assert set(store.keys()) == before - spare and cache(store, "verify") == 0
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_gc_keeps_exactly_what_is_needed(tmp_path_factory, grids, data):
+    store = Store(tmp_path_factory.mktemp("cache"))
+    every = {key(job): job for grid in grids for job in grid.jobs()}
+    there = data.draw(st.sets(st.sampled_from(sorted(every))))
+    failed = data.draw(st.sets(st.sampled_from(sorted(every))))
+    chosen = data.draw(st.sets(st.sampled_from((0, 1)), min_size=1))
+    publish(store, *(every[name] for name in there))
+    for name in failed:
+        store.record_failure(name, {"error": "E: why"})
+        store.checkpoint(name).write_bytes(b"weights")
+    needed = {key(job) for number in chosen for job in grids[number].jobs()}
+    for entry in unused(store, needed):
+        delete(store, entry)
+    assert set(store.keys()) == there & needed
+    assert {file.stem for file in store.failures.iterdir()} == failed & needed
+    assert {file.stem for file in store.checkpoints.iterdir()} == failed & needed
+    assert not list(store.drafts.iterdir())
+
+
+def test_gc_tells_failures_by_their_error(store, configs, capsys):
+    store.record_failure("e" * 24, {"error": "E: why"})
+    store.record_failure("f" * 24, {"error": "E: why", "traceback": "line\nline"})
+    assert cache(store, "gc", configs[0], "--delete") == 0
+    first, second = capsys.readouterr().out.splitlines()[1:3]
+    assert first.startswith(f"failure  {'e' * 24}") and first.endswith("  E: why")
+    assert second.endswith("  E: why") and not list(store.failures.iterdir())
+
+
+def test_gc_never_touches_what_may_be_running(store, configs, grids, capsys):
+    used, other = key(grids[0].victims[0]), "e" * 24
+    dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    mine = draft(store, used, host=host, pid=os.getpid(), age=9 * DAY)
+    left = draft(store, used, host=host, pid=dead.pid)
+    slow = draft(store, other, host="elsewhere", pid=1, age=DAY - 60)
+    gone = draft(store, other, host="elsewhere", pid=2, age=DAY + 60)
+    publish(store, grids[1].jobs()[-1])
+    # Its grid may use the job that the config does not.
+    assert cache(store, "gc", configs[0], "--delete") == 2
+    error = capsys.readouterr().err
+    assert str(slow) in error and "name its config as well, or wait" in error
+    assert error.count("\n") == 1
+    assert set(store.drafts.iterdir()) == {mine, left, slow, gone} and len(store.keys()) == 1
+    slow.rmdir()
+    assert cache(store, "gc", configs[0], "--delete") == 0
+    assert set(store.drafts.iterdir()) == {mine} and store.keys() == []
+
+
+@pytest.mark.parametrize(
+    "content", [None, "attacks: [", yaml.safe_dump(FIRST | {"attacks": ["badnet"]})]
+)
+def test_gc_deletes_nothing_when_a_config_cannot_be_read(store, configs, grids, capsys, content):
+    publish(store, *grids[0].jobs())
+    before = store.keys()
+    bad = store.root.parent / "bad.yaml"
+    if content is not None:
+        bad.write_text(content)
+    assert cache(store, "gc", configs[1], bad, "--delete") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert store.keys() == before
+
+
+def test_without_any_config_nothing_counts_as_unused(store, grids, capsys, monkeypatch):
+    publish(store, *grids[0].jobs())
+    monkeypatch.chdir(store.root)
+    assert cache(store, "gc", "--delete") == 2
+    assert "none in configs/" in capsys.readouterr().err
+    assert len(store.keys()) == 6
+
+
+@pytest.mark.parametrize("action", ["ls", "verify", "gc"])
+def test_a_folder_that_is_no_cache_stays_as_it_is(tmp_path, capsys, action):
+    (tmp_path / ("a" * 24)).mkdir()
+    for folder in (tmp_path, tmp_path / "none"):
+        assert cli.main(["cache", action, "--cache", str(folder)]) == 2
+        assert capsys.readouterr().err.startswith("error: no cache in ")
+    assert [file.name for file in tmp_path.iterdir()] == ["a" * 24]
+
+
+def test_verify_needs_no_torch(store, grids):
+    publish(store, *grids[0].jobs())
+    program = (
+        "import sys; from benchmark.cli.main import main; code = main(sys.argv[1:]);"
+        "print('torch' in sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "cache", "verify", "--cache", str(store.root)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        *((0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_499, "999.5 kB")),
+        *((999_500, "1.0 MB"), (50_000_000, "50.0 MB"), (5_400_000_000_000, "5400.0 GB")),
+    ],
+)
+def test_sizes_are_readable(count, text):
+    assert _size(count) == text

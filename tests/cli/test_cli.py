@@ -1,0 +1,451 @@
+"""The command line end to end on a few digits: results, repetition, kills, failures, bad input."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from clusters import alive, descendants, wait_for
+
+from benchmark.cache.store import Store
+from benchmark.cli import main as cli
+from benchmark.cli.contact_sheet import contact_sheet
+from benchmark.grid.config import read
+from benchmark.grid.grid import make_grid
+from benchmark.jobs.job import key
+from benchmark.plugin import KINDS, keys
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "datasets": ["digits"],
+    "models": ["small_cnn:4"],
+    "attacks": ["badnets"],
+    "defenses": [{"ft": {"recipe": {"epochs": 2}}}],
+    "recipe": {"epochs": 1, "lr": 0.05},
+}
+
+WAITING = '''
+import os
+from dataclasses import dataclass
+from benchmark.train import Recipe, fit
+from defenses.base import Defense
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Defense):
+    """Fine-tunes; after the first epoch it waits at the pipe that the environment names."""
+    name = "Waiting"
+
+    def __call__(self, model, data):
+        for number, tuned in enumerate(fit(model, data, Recipe(epochs=2)), start=1):
+            yield tuned
+            pipe = os.environ.get("TEST_PIPE")
+            if number == 1 and pipe:
+                open(pipe).read()
+'''
+
+BROKEN_DEFENSE = '''
+from dataclasses import dataclass
+from defenses.base import Defense
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Defense):
+    """Raises after its first model."""
+    name = "Broken"
+
+    def __call__(self, model, data):
+        yield model
+        raise ArithmeticError("the second round is broken")
+'''
+
+BROKEN_ATTACK = '''
+from dataclasses import dataclass
+from attacks.base import DataPoisoning
+
+@dataclass(frozen=True, kw_only=True)
+class Worse(DataPoisoning):
+    """Raises at once."""
+    name = "Worse"
+
+    def trigger(self, x):
+        raise ValueError("the trigger is broken")
+'''
+
+
+def write(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY | changes))
+    return file
+
+
+def run(config, results, *more):
+    return cli.main(["run", str(config), "--results", str(results), "--device", "cpu", *more])
+
+
+def cells(results):
+    """rows.csv without what differs from run to run."""
+    rows = pd.read_csv(results / "tiny" / "rows.csv", dtype=str, keep_default_na=False)
+    return rows.drop(columns=["seconds", "peak_mib"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One complete run, in this process but for its worker: (config, results)."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write(folder)
+    assert run(config, folder / "results") == 0
+    return config, folder / "results"
+
+
+def test_a_run_writes_rows_tables_and_figures(finished):
+    folder = finished[1] / "tiny"
+    rows = pd.read_csv(folder / "rows.csv")
+    assert rows["defense"].tolist() == ["No Defense", "FT", "FT"]
+    assert rows["step"].tolist() == [0, 1, 2]
+    assert rows["n_clean"].tolist() == [360] * 3 and rows["n_poisoned"].nunique() == 1
+    assert rows["clean_ratio"].tolist()[1:] == [0.05] * 2
+    assert rows["clean_ratio"].isna()[0]
+    assert rows[["acc", "asr", "racc"]].stack().between(0, 1).all()
+    for name in ("acc", "asr", "der"):
+        for suffix in (".csv", ".md", ".tex"):
+            assert (folder / "tables" / name).with_suffix(suffix).stat().st_size
+    figures = list((folder / "figures").iterdir())
+    assert {file.suffix for file in figures} == {".pdf", ".png"}
+    assert all(file.stat().st_size for file in figures)
+    assert "FT" in (folder / "report.md").read_text()
+
+
+def test_show_puts_poisoned_images_beside_clean_ones(finished, tmp_path, capsys):
+    config, results = finished
+    assert cli.main(["show", str(config), "--results", str(results)]) == 0
+    assert Path(capsys.readouterr().out.strip()).stat().st_size
+    (victim,) = make_grid(read(config)).victims
+    figure = contact_sheet([victim], ["BadNets"], Store(results / "cache"), tmp_path, columns=2)
+    clean, poisoned, change = (axis.images[0].get_array() for axis in figure.axes[:3])
+    assert (poisoned[-3:, -3:] == 255).all() and (change[:-3] == 128).all()
+    assert (poisoned[:-3] == clean[:-3]).all() and (poisoned[:, :-3] == clean[:, :-3]).all()
+    assert cli.main(["show", str(config), "--results", str(tmp_path)]) == 2
+    assert "first: run it" in capsys.readouterr().err
+
+
+def test_the_cache_holds_json_and_safetensors_only(finished):
+    cache = finished[1] / "cache"
+    folders = {folder for folder in cache.iterdir() if folder.is_dir()} - {
+        cache / name for name in ("drafts", "failures", "claims", "checkpoints")
+    }
+    jobs = make_grid(read(finished[0])).jobs()
+    assert {folder.name for folder in folders} == {key(job) for job in jobs}
+    names = {file.name for folder in folders for file in folder.rglob("*")}
+    files = {"job.json", "log.jsonl", "rows.json", "tensors.safetensors", "checksums.json"}
+    assert names == files
+    for name in ("drafts", "failures", "checkpoints"):
+        assert not list((cache / name).iterdir())
+
+
+def test_a_second_run_is_all_cached_and_writes_the_same_bytes(finished, capsys):
+    config, results = finished
+    before = {file: file.read_bytes() for file in (results / "tiny").rglob("*") if file.is_file()}
+    assert run(config, results, "--dry-run") == 0
+    assert capsys.readouterr().out == "2 jobs: 2 cached, 0 to run\n"
+    assert run(config, results) == 0
+    assert "started" not in capsys.readouterr().out
+    rows = results / "tiny" / "rows.csv"
+    assert rows.read_bytes() == before[rows]
+    tables = [file for file in before if file.suffix in (".csv", ".md", ".tex")]
+    assert [file for file in tables if file.read_bytes() != before[file]] == []
+
+
+def test_only_runs_a_part_and_keeps_the_rows_of_the_rest(finished, capsys):
+    config, results = finished
+    rows = (results / "tiny" / "rows.csv").read_bytes()
+    assert run(config, results, "--only", "attack=badnets,defense=ft", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("2 jobs")
+    assert run(config, results, "--only", "defense=FT") == 0
+    assert (results / "tiny" / "rows.csv").read_bytes() == rows
+
+
+def test_forced_cells_run_again_to_the_same_rows(finished, tmp_path, capsys):
+    config, results = finished
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    assert run(config, tmp_path, "--force", "attack=badnets", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("2 jobs: 0 cached, 2 to run\n")
+    assert run(config, tmp_path, "--force", "defense=ft") == 0
+    out = capsys.readouterr().out
+    assert "finished jobs discarded, to run again: 1" in out and out.count("started") == 1
+    pd.testing.assert_frame_equal(cells(tmp_path), cells(results))
+
+
+def test_a_budget_that_nothing_fits_leaves_all_out_and_says_so(tmp_path, capsys):
+    config = write(tmp_path)
+    assert run(config, tmp_path / "results", "--budget", "1s") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("the budget of 1s is used up; 2 jobs left out, about ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_fresh_cache_gives_the_same_rows(finished, tmp_path):
+    config, results = finished
+    assert run(config, tmp_path) == 0
+    pd.testing.assert_frame_equal(cells(tmp_path), cells(results))
+
+
+def test_another_cache_folder_can_be_named(finished, tmp_path, capsys):
+    config, results = finished
+    cache = str(results / "cache")
+    assert run(config, tmp_path, "--cache", cache, "--dry-run") == 0
+    assert "2 cached" in capsys.readouterr().out
+    assert not tmp_path.joinpath("cache").exists()
+
+
+def test_status_of_a_complete_grid(finished, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    config, results = finished
+    assert cli.main(["status", str(config), "--results", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("done") == 2 and "missing" not in out
+
+
+def test_report_needs_neither_torch_nor_the_cache(finished, tmp_path):
+    config, results = finished
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "rows.csv").write_bytes((results / "tiny" / "rows.csv").read_bytes())
+    program = (
+        "import sys; from benchmark.cli.main import main; code = main(sys.argv[1:]);"
+        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision', 'timm')]);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "report", str(config), "--results", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for table in (results / "tiny" / "tables").rglob("*.*"):
+        again = folder / table.relative_to(results / "tiny")
+        assert again.read_bytes() == table.read_bytes()
+
+
+def test_report_without_rows_says_what_to_do(tmp_path, capsys):
+    assert cli.main(["report", str(write(tmp_path)), "--results", str(tmp_path / "none")]) == 2
+    assert "run the grid first" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_dry_run_trains_nothing(tmp_path, capsys):
+    assert run(write(tmp_path), tmp_path / "results", "--dry-run") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "2 jobs: 0 cached, 2 to run"
+    assert "device hours" in second and "on 1 slot; a guess for 2 of them" in second
+    files = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
+    assert files == []
+
+
+def test_a_killed_run_goes_on_to_the_same_rows(tmp_path, monkeypatch, capfd):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    config = write(tmp_path, defenses=[str(tmp_path / "waiting.py")])
+    results, pipe = tmp_path / "killed", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    arguments = ["run", str(config), "--results", str(results), "--device", "cpu"]
+    driver = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_grid.py"), *arguments],
+        env=os.environ | {"TEST_PIPE": str(pipe)},
+        start_new_session=True,
+    )
+    try:
+        with pipe.open("w"):  # opens when the defense has trained its first epoch
+            workers = descendants(driver.pid)
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
+            # They see within half a second that it is gone; until then the defense may not go on.
+            wait_for(lambda: not alive(workers))
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    victim, defended = make_grid(read(config)).jobs()
+    store = Store(results / "cache")
+    assert key(victim) in store and key(defended) not in store
+    (left,) = store.drafts.iterdir()
+    capfd.readouterr()
+    assert run(config, results) == 0
+    out = capfd.readouterr().out
+    assert out.count("started") == 1 and "Waiting" in out
+    # Swept, unless init has not yet reaped the killed worker.
+    assert set(store.drafts.iterdir()) <= {left}
+    assert run(config, tmp_path / "whole") == 0
+    pd.testing.assert_frame_equal(cells(results), cells(tmp_path / "whole"))
+
+
+def test_failures_are_recorded_and_cost_only_what_depends_on_them(
+    finished, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, source in (("broken", BROKEN_DEFENSE), ("worse", BROKEN_ATTACK)):
+        (tmp_path / f"{name}.py").write_text(source)
+    config = write(
+        tmp_path,
+        attacks=[str(tmp_path / "worse.py"), *TINY["attacks"]],
+        defenses=[str(tmp_path / "broken.py"), *TINY["defenses"]],
+    )
+    results = tmp_path / "results"
+    assert run(config, results) == 1
+    out = capsys.readouterr().out
+    assert "failed" in out and "blocked" in out and "Traceback" not in out
+    # The sound cells are those of the grid without the broken plugins.
+    pd.testing.assert_frame_equal(cells(results), cells(finished[1]))
+    store = Store(results / "cache")
+    errors = {
+        str(job).split(" / ", 2)[2]: store.failure(key(job))["error"]
+        for job in make_grid(read(config)).jobs()
+        if store.failure(key(job))
+    }
+    assert errors == {
+        "Worse / 0": "ValueError: the trigger is broken",
+        "BadNets / 0 / Broken": "ArithmeticError: the second round is broken",
+    }
+    assert cli.main(["status", str(config), "--results", str(results)]) == 1
+    out = capsys.readouterr().out
+    table, why = out.split("the trigger is broken")[0], out
+    assert table.count("blocked") == 2 and table.count("done") == 2
+    assert "the trigger is broken" in why and "the second round is broken" in why
+    # Recorded failures are not tried again, and the exit status still says so.
+    assert run(config, results) == 1
+    assert "started" not in capsys.readouterr().out
+
+
+MISSING = "python run_grid.py fetch cifar10"
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "told"),
+    [
+        ({"defences": []}, [], "did you mean 'defenses'"),
+        ({"attacks": 3}, [], "list"),
+        ({"attacks": []}, [], "attacks is empty"),
+        ({"attacks": ["badnet"]}, [], "did you mean 'badnets'"),
+        ({"defenses": ["sua"]}, [], "did you mean 'sau'"),
+        ({"models": ["smal_cnn"]}, [], "did you mean 'small_cnn'"),
+        ({"datasets": ["digit"]}, [], "did you mean 'digits'"),
+        ({"defenses": ["no/such.py"]}, [], "no plugin file"),
+        ({"defenses": [{"ft": {"recipes": {}}}]}, [], "did you mean 'recipe'"),
+        ({"attacks": [{"badnets": {"ratio": 1.5}}]}, [], "ratio is 1.5"),
+        ({"attacks": [{"badnets": {"ratio": "x"}}]}, [], "'x'"),
+        ({"attacks": [{"badnets": {"target": 10}}]}, [], "target is 10"),
+        ({"recipe": {"epochs": 0}}, [], "epochs is 0"),
+        ({"clean_ratio": 2}, [], "clean_ratio is 2"),
+        ({"score_every": 0}, [], "score_every is 0"),
+        ({"select": {"FT": "best"}}, [], "'best'"),
+        ({"datasets": ["cifar10"]}, ["--data", "nowhere"], MISSING),
+        ({}, ["--only", "attak=badnets"], "did you mean 'attack'"),
+        ({}, ["--only", "attack=badnet"], "did you mean 'badnets'"),
+        ({}, ["--device", "cuda:99"], "accepted: auto, cpu, cuda"),
+        ({}, ["--device", "99"], "accepted: auto, cpu, cuda"),
+        ({}, ["--per-device", "0"], "at least 1"),
+        ({}, ["--budget", "2"], "--budget is '2', accepted: such as 90s"),
+        ({}, ["--time-limit", "soon"], "--time-limit is 'soon', accepted: such as 90s"),
+        ({}, ["--force", "attak=badnets"], "--force: 'attak=badnets' is not AXIS=NAME"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_created(tmp_path, capsys, changes, more, told):
+    config, results = write(tmp_path, **changes), tmp_path / "results"
+    more = ["--device", "cpu", *more]
+    assert cli.main(["run", str(config), "--results", str(results), *more]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and told in captured.err
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "status", "report"])
+def test_an_unreadable_config_is_one_line_and_nothing_is_created(tmp_path, capsys, verb):
+    (tmp_path / "bad.yaml").write_text("attacks: [badnets\n- x: {")
+    for name in ("bad.yaml", "missing.yaml"):
+        results = tmp_path / "results"
+        assert cli.main([verb, str(tmp_path / name), "--results", str(results)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "bad.yaml" in error
+        assert not results.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["list", "atacks"], "attacks"),
+        (["run", "--onyl", "x"], "--onyl"),
+        (["run", "--per-device", "two"], "two"),
+        (["fetch"], "dataset"),
+        (["fetch", "digits"], "embedded"),
+        (["fetch", "cifar11"], "did you mean 'cifar10'"),
+    ],
+)
+def test_bad_arguments_end_with_status_2_and_say_what_is_accepted(argv, told, capsys):
+    try:
+        status = cli.main(argv)
+    except SystemExit as end:
+        status = end.code
+    error = capsys.readouterr().err
+    assert status == 2 and told in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_names_every_plugin_with_its_fields(kind, capsys):
+    assert cli.main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == keys(kind)
+    if kind == "attacks":
+        (line,) = (line for line in lines if line.startswith("badnets: BadNets"))
+        assert "ratio=0.1" in line and "target=0" in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "config"),
+    [
+        ([], "configs/quickstart.yaml"),
+        (["run"], "configs/quickstart.yaml"),
+        (["--dry-run"], "configs/quickstart.yaml"),
+        (["run", "my.yaml", "--dry-run"], "my.yaml"),
+        (["run", "my.yaml"], "my.yaml"),
+    ],
+)
+def test_the_default_is_to_run_the_quickstart(argv, config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "_run", lambda arguments: seen.append(arguments) or 0)
+    assert cli.main(argv) == 0
+    (arguments,) = seen
+    assert arguments.config == Path(config) and (ROOT / "configs/quickstart.yaml").is_file()
+    assert arguments.dry_run == ("--dry-run" in argv)
+    assert (arguments.only, arguments.device, arguments.per_device) == ("", "auto", 1)
+
+
+def test_the_data_folder_comes_from_flag_environment_or_config(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "my.yaml"
+    lines = "datasets: [cifar10]", "models: [small_cnn]", "attacks: [badnets]", "data: in-config"
+    config.write_text("\n".join(lines))
+
+    def missing(*argv):
+        assert cli.main(["run", str(config), "--dry-run", *argv]) == 2
+        return re.search("missing or damaged in '(.*?)'", capsys.readouterr().err)[1]
+
+    monkeypatch.delenv("SAU_BENCH_DATA", raising=False)
+    assert missing() == "in-config"
+    monkeypatch.setenv("SAU_BENCH_DATA", "in-environment")
+    assert missing() == "in-environment"
+    assert missing("--data", "in-flag") == "in-flag"
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert cli.main(["run"]) == 130
+    assert "goes on where this one stopped" in capsys.readouterr().err

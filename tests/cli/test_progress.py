@@ -1,0 +1,209 @@
+"""What `status` says about each cell, and how it reads the log of a running job."""
+
+import io
+import json
+import os
+import time
+
+import pytest
+import yaml
+from fakes import Threads
+from rich.console import Console
+
+from benchmark.cache.drafts import STALE
+from benchmark.cache.store import Store, write_json
+from benchmark.cli import progress
+from benchmark.cli.progress import Progress, last_epoch, overview
+from benchmark.grid.config import read
+from benchmark.grid.grid import make_grid
+from benchmark.jobs.job import AssetJob, key
+from benchmark.run.durations import Durations
+
+CONFIG = {
+    "datasets": ["digits"],
+    "models": ["small_cnn"],
+    "attacks": ["badnets", "lf"],
+    "defenses": ["ft", "sau"],
+    "seeds": [0, 1],
+}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    file = tmp_path_factory.mktemp("config") / "grid.yaml"
+    file.write_text(yaml.safe_dump(CONFIG))
+    return make_grid(read(file))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+def publish(store, *jobs):
+    for job in jobs:
+        with store.draft(key(job)) as folder:
+            write_json(folder / "rows.json", [])
+
+
+def cell(grid, attack, defense, seed=0):
+    """The job of a cell by the labels of its place."""
+    for victim, defended in grid.cells():
+        place = grid.place(victim, defended)
+        if (place["attack"], place["defense"], place["seed"]) == (attack, defense, seed):
+            return defended or victim
+    raise KeyError(attack, defense, seed)
+
+
+def status(grid, store):
+    """(states by attack for seed 0, lines of the table of details, complete)."""
+    tables, complete = overview(grid, store)
+    first, second, *details = tables
+    assert (first.title, second.title) == tuple(f"Digits, Small CNN, seed {s}" for s in (0, 1))
+    columns = [list(column.cells) for column in first.columns]
+    states = {row[0]: row[1:] for row in zip(*columns, strict=True)}
+    stream = io.StringIO()
+    for table in details:
+        Console(file=stream, width=300).print(table)
+    return states, stream.getvalue().splitlines(), complete
+
+
+def foreign(store, job, age):
+    """A draft of another machine that was last written to so many seconds ago."""
+    folder = store.drafts / f"{key(job)}.far.away.org.77.12345678"
+    folder.mkdir()
+    (folder / "log.jsonl").write_text('{"seconds": 9, "epoch": 2, "epochs": 8}\n')
+    for path in (folder / "log.jsonl", folder):
+        os.utime(path, (time.time() - age,) * 2)
+
+
+def test_nothing_done_and_all_done(grid, store):
+    states, details, complete = status(grid, store)
+    assert states == {"BadNets": ("missing",) * 3, "LF": ("missing",) * 3}
+    assert details == [] and not complete
+    publish(store, *grid.jobs()[:-1])
+    assert not status(grid, store)[2]
+    publish(store, grid.jobs()[-1])
+    states, details, complete = status(grid, store)
+    assert states == {"BadNets": ("done",) * 3, "LF": ("done",) * 3}
+    assert details == [] and complete
+
+
+def test_a_running_job_says_where_since_when_and_how_far(grid, store):
+    job, other = cell(grid, "BadNets", "No Defense"), cell(grid, "LF", "No Defense")
+    with store.draft(key(job)) as folder, store.draft(key(other)):
+        (folder / "job.json").write_text("{}")
+        os.utime(folder / "job.json", (time.time() - 3720,) * 2)
+        (folder / "log.jsonl").write_text('{"seconds": 9, "epoch": 3, "epochs": 8, "loss": 1}\n')
+        states, details, complete = status(grid, store)
+        host = next(iter(store.running().values())).host
+    assert states["BadNets"] == ("running 3/8", "missing", "missing")
+    assert states["LF"] == ("running", "missing", "missing")
+    (line,) = (line for line in details if "BadNets" in line)
+    assert "Digits / Small CNN / BadNets / No Defense / 0" in line and "running 3/8" in line
+    assert f"{host}, process {os.getpid()}, for 1 h 2 min, epoch 3/8" in line
+    assert any("LF" in line and "no epoch yet" in line for line in details)
+    assert not complete
+
+
+@pytest.mark.parametrize(("age", "state"), [(STALE - 60, "running 2/8"), (STALE + 60, "stale")])
+def test_a_job_of_another_machine_runs_while_it_writes(grid, store, age, state):
+    job = cell(grid, "BadNets", "FT")
+    foreign(store, job, age)
+    states, details, _ = status(grid, store)
+    assert states["BadNets"] == ("missing", state, "missing")
+    (line,) = (line for line in details if "BadNets" in line)
+    assert "far.away.org, process 77" in line and ("silent for" in line) == (state == "stale")
+    with store.draft(key(job)):  # the one that was written to last counts
+        assert status(grid, store)[0]["BadNets"][1] == "running"
+
+
+def test_a_job_of_this_machine_runs_while_its_process_lives(grid, store):
+    job = cell(grid, "BadNets", "FT")
+    with store.draft(key(job)) as folder:
+        os.utime(folder, (time.time() - 9 * STALE,) * 2)
+        assert status(grid, store)[0]["BadNets"][1] == "running"
+
+
+def test_an_old_failure_of_a_job_that_is_done_blocks_nothing(grid, store):
+    victim = cell(grid, "LF", "No Defense")
+    publish(store, victim)
+    store.record_failure(key(victim), {"error": "E: in a run at the same time"})
+    assert status(grid, store)[0]["LF"] == ("done", "missing", "missing")
+
+
+def test_a_failed_job_says_why_and_blocks_what_needs_it(grid, store):
+    publish(store, cell(grid, "LF", "No Defense"))
+    store.record_failure(key(cell(grid, "LF", "FT")), {"error": "E: [/red] 1", "kind": "error"})
+    store.record_failure(
+        key(cell(grid, "BadNets", "No Defense")), {"error": "E: 2", "kind": "out of memory"}
+    )
+    publish(store, cell(grid, "BadNets", "FT"))  # of an earlier victim with the same key
+    states, details, complete = status(grid, store)
+    assert states == {"LF": ("done", "failed", "missing"), "BadNets": ("failed", "done", "blocked")}
+    told = {tuple(cell.strip() for cell in line.strip("│ ").split("│")) for line in details}
+    place = "Digits / Small CNN"
+    assert {row for row in told if row[0].startswith(place)} == {
+        (f"{place} / LF / FT / 0", "failed", "E: [/red] 1"),
+        (f"{place} / BadNets / No Defense / 0", "failed", "out of memory: E: 2"),
+        (
+            f"{place} / BadNets / SAU / 0",
+            "blocked",
+            f"by {place} / BadNets / 0: out of memory: E: 2",
+        ),
+    }
+    assert not complete
+
+
+def test_a_failed_asset_is_named_and_blocks_its_victims_and_their_defenses(grid, store):
+    asset = next(job for job in grid.jobs() if isinstance(job, AssetJob) and job.seed == 0)
+    store.record_failure(key(asset), {"error": "E: no pattern"})
+    states, details, _ = status(grid, store)
+    assert states == {"LF": ("blocked",) * 3, "BadNets": ("missing",) * 3}
+    text = "\n".join(details)
+    # Three cells of the attack, and the pattern that is made from the clean model.
+    assert text.count(f"by {asset}: E: no pattern") == 4
+    (line,) = (line for line in details if line.startswith(f"│ {asset} "))
+    assert "failed" in line and "E: no pattern" in line
+    store.forget_failure(key(asset))
+    with store.draft(key(asset)):
+        states, details, _ = status(grid, store)
+    assert states["LF"] == ("missing",) * 3
+    assert any(line.startswith(f"│ {asset} ") and "running" in line for line in details)
+
+
+def log(folder, *entries):
+    file = folder / "log.jsonl"
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return file
+
+
+def test_the_last_epoch_of_a_log(tmp_path):
+    assert last_epoch(None) == last_epoch(tmp_path) == (0, None, "")
+    epochs = [{"seconds": 60.0 * n, "epoch": n, "epochs": 9, "loss": 1 / n} for n in (1, 2)]
+    file = log(tmp_path, *epochs, {"seconds": 130.0, "message": "pruned"})
+    assert last_epoch(tmp_path) == (2, 9, "loss 0.500, 2 min 0 s")
+    with file.open("a") as stream:
+        stream.write('{"seconds": 180, "epo')  # being written
+    assert last_epoch(tmp_path)[0] == 2
+    log(tmp_path, {"seconds": 5, "epoch": 4, "epochs": 4})
+    assert last_epoch(tmp_path) == (4, 4, "5 s")
+
+
+def test_only_the_end_of_a_long_log_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "TAIL", 200)
+    epoch = {"seconds": 5, "epoch": 4, "epochs": 4}
+    note = {"seconds": 6, "message": "x" * 60}
+    log(tmp_path, epoch, *[note] * 3)
+    assert last_epoch(tmp_path) == (0, None, "")
+    log(tmp_path, *[note] * 99, epoch, note)
+    assert last_epoch(tmp_path) == (4, 4, "5 s")
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+def test_a_run_without_any_worker_says_that_it_waits(tmp_path, slots, capsys):
+    pool = Threads(slots)
+    with Progress({}, Store(tmp_path), pool, Durations()):
+        pass
+    pool.close()
+    assert ("no worker is there yet: waiting" in capsys.readouterr().out) == (slots == 0)

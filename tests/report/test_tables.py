@@ -1,0 +1,227 @@
+"""DER, selection, averages and ranks, on rows small enough to check."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas import DataFrame
+from table_rows import ANP, SCORES, VICTIM, candidates, grid, picked, row
+
+from benchmark.report.render import caption, cells, footnotes, metric_table
+from benchmark.report.tables import choose, counted, der, pivot, rank, select, statuses
+
+share = st.floats(0, 1)
+
+
+# --- DER ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("acc", "asr", "acc_none", "asr_none", "expected"),
+    [
+        (0.8931, 0.0153, 0.9132, 0.9503, 0.95745),
+        (0.9, 1.0, 0.9, 1.0, 0.5),
+        (0.95, 0.5, 0.9, 1.0, 0.75),  # a gain of ACC is not rewarded
+        (0.8, 1.0, 0.9, 0.7, 0.45),  # a rise of ASR is not punished
+        (0.0, 1.0, 1.0, 0.0, 0.0),
+        (1.0, 0.0, 0.0, 1.0, 1.0),
+    ],
+)
+def test_der_by_hand(acc, asr, acc_none, asr_none, expected):
+    assert der(acc, asr, acc_none, asr_none) == pytest.approx(expected)
+
+
+@given(share, share, share, share)
+def test_der_is_a_share_and_clips(acc, asr, acc_none, asr_none):
+    value = der(acc, asr, acc_none, asr_none)
+    assert 0 <= value <= 1
+    assert der(max(acc, acc_none), asr, acc_none, asr_none) == der(
+        acc_none, asr, acc_none, asr_none
+    )
+    assert der(acc, max(asr, asr_none), acc_none, asr_none) == der(
+        acc, asr_none, acc_none, asr_none
+    )
+
+
+def test_der_is_elementwise_and_keeps_nan():
+    assert der([0.9, np.nan], [0.0, 0.0], 0.9, 1.0) == pytest.approx([1.0, np.nan], nan_ok=True)
+
+
+# --- selection ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [("last", 0.6), ("fixed:0.4", 0.4), ("fixed:0.4000001", 0.4), ("own", 0.4), ("oracle", 0.4)],
+)
+def test_rules_pick(rule, value):
+    chosen = picked(*reversed(ANP), rule=rule)
+    assert (chosen["value"], chosen["rule"]) == (value, rule)
+
+
+def test_own_reads_no_test_score():
+    spoilt = [run | {"acc": 0.1, "asr": 1.0} for run in ANP]
+    assert picked(*spoilt, rule="own")["value"] == 0.4
+
+
+def test_own_keeps_a_loss_of_exactly_a_tenth_and_nothing_beyond():
+    assert picked(*candidates((0, 0.9, 1, 0.9), (0.1, 0.9, 1, 0.81)), rule="own")["value"] == 0.1
+    assert picked(*candidates((0, 0.9, 1, 0.9), (0.1, 0.9, 1, 0.80)), rule="own")["value"] == 0
+
+
+def test_oracle_falls_back_on_the_victim():
+    worse = candidates((0.0, 0.89, 1.0, 1), (0.1, 0.81, 0.1, 1))  # 0.81 is a loss of exactly 10 %
+    chosen = picked(*worse, rule="oracle")
+    assert (chosen["acc"], chosen["asr"], chosen["der"]) == (0.9, 1.0, 0.5)
+    assert np.isnan(chosen["value"])
+
+
+def test_select_column_is_the_default_rule():
+    assert select(DataFrame([VICTIM, *ANP]), {})["rule"].tolist() == ["", "own"]
+
+
+@pytest.mark.parametrize("rule", ["best", "fixed", "fixed:x", "fixed:1.2.3", "Last", ""])
+def test_unknown_rule_names_given_and_accepted(rule):
+    with pytest.raises(ValueError, match=r"selection rule .* is unknown; accepted: last, fixed:V"):
+        picked(*ANP, rule=rule)
+    with pytest.raises(ValueError, match="unknown"):
+        select(DataFrame([VICTIM]), {"not run yet": rule})
+
+
+def test_fixed_lists_the_values_there_are():
+    with pytest.raises(ValueError, match=r"ANP against BadNets.*fixed:0.5.*0, 0.2, 0.4, 0.6"):
+        picked(*ANP, rule="fixed:0.5")
+
+
+@pytest.mark.parametrize("rule", ["own", "oracle", "fixed:1"])
+def test_rounds_are_not_candidates(rule):
+    with pytest.raises(ValueError, match="needs candidates, the run has rounds"):
+        select(DataFrame([VICTIM, row("BadNets", "FT", 0.9, 0.1)]), {"FT": rule})
+
+
+def test_a_run_without_scores_stands_whatever_the_rule():
+    run = candidates((np.nan, np.nan, np.nan, np.nan), status="not applicable")
+    assert picked(*run, rule="fixed:0.4")["status"] == "not applicable"
+
+
+def test_rows_that_a_table_would_mix_are_refused():
+    ft = row("BadNets", "FT", 0.9, 0.1)
+    with pytest.raises(ValueError, match="several jobs share the labels"):
+        select(DataFrame([VICTIM, ft, ft | {"key": "other"}]), {})
+    with pytest.raises(ValueError, match="no row for the victims gone"):
+        select(DataFrame([VICTIM, ft | {"victim": "gone"}]), {})
+    with pytest.raises(ValueError, match="given twice"):
+        select(DataFrame([VICTIM, ft, ft]), {})
+
+
+def test_choose_is_independent_of_row_order():
+    shuffled = DataFrame(ANP).sample(frac=1, random_state=1)
+    assert choose(shuffled, "last", pd.Series(VICTIM))["step"] == 3
+
+
+def test_der_uses_the_victim_of_the_same_seed():
+    rows = [
+        row("LF", d, *pair, seed=seed)
+        for seed, none, ft in [(0, (0.9, 1.0), (0.9, 0.0)), (1, (0.8, 0.6), (0.8, 0.0))]
+        for d, pair in {"No Defense": none, "FT": ft}.items()
+    ]
+    selected = select(DataFrame(rows), {})
+    assert selected["der"].tolist() == pytest.approx([np.nan, 1.0, np.nan, 0.8], nan_ok=True)
+
+
+# --- pivot -------------------------------------------------------------------------------------
+
+
+def test_pivot_orders_and_averages():
+    table = pivot(grid(SCORES), "acc")
+    assert list(table.columns) == ["No Defense", "SAU", "FT"]
+    assert list(table.index) == ["BadNets", "WaNet", "Average"]
+    assert table.loc["Average"].tolist() == pytest.approx([0.9, 0.8, 0.925])
+
+
+def test_average_der_is_the_mean_of_ders():
+    table = pivot(grid(SCORES), "der")
+    assert list(table.columns) == ["SAU", "FT"]
+    assert table["SAU"].tolist() == pytest.approx([1.0, 0.4, 0.7])  # of the averages: 0.625
+    assert table["FT"].tolist() == pytest.approx([0.9, 0.7, 0.8])
+
+
+def test_seeds_are_averaged_with_their_spread():
+    parts = [
+        row(a, d, acc + 0.02 * seed, 0.5, seed=seed)
+        for seed in (0, 1)
+        for a, acc in (("BadNets", 0.9), ("LF", 0.7))
+        for d in ("No Defense", "FT")
+    ]
+    selected = select(DataFrame(parts), {})
+    assert pivot(selected, "acc").loc["Average", "FT"] == pytest.approx(0.81)
+    assert pivot(selected, "acc", "std")["FT"].tolist() == pytest.approx([0.02 / 2**0.5] * 3)
+    assert cells(selected, "acc").at["BadNets", "FT"] == "91.00 ± 1.41"
+    assert "mean ± standard deviation over the seeds 0, 1;" in caption(selected, "ACC")
+
+
+def test_two_pairs_do_not_share_a_table():
+    other = grid(SCORES, model="VGG19")
+    with pytest.raises(ValueError, match="several pairs"):
+        pivot(pd.concat([grid(SCORES), other]), "acc")
+
+
+def test_a_method_missing_for_an_attack_has_no_average():
+    selected = grid({"BadNets": SCORES["BadNets"], "WaNet": {"No Defense": (0.9, 0.8)}})
+    text = cells(selected, "acc")
+    assert text["FT"].tolist() == ["95.00", "-", "-"]
+    assert text.at["Average", "No Defense"] == "90.00"
+    assert "- not run: SAU (WaNet); FT (WaNet)." in footnotes(selected)
+
+
+def test_a_collapsed_victim_is_left_out_and_said_so():
+    selected = grid(SCORES | {"LF": {"No Defense": (0.1, 1.0), "FT": (0.1, 0.0)}})
+    bad = (selected["attack"] == "LF") & (selected["defense"] == "No Defense")
+    selected.loc[bad, "status"] = "collapsed"
+    selected.loc[selected["attack"] == "LF", "victim_status"] = "collapsed"
+    assert counted(selected) == ["BadNets", "WaNet"]
+    assert pivot(selected, "acc").loc["Average", "FT"] == pytest.approx(0.925)
+    table = metric_table(selected, "acc")
+    assert table.text.iloc[2].tolist() == ["LF¶", "10.00‡", "-", "10.00"]
+    assert table.ranks.iloc[2].isna().all()
+    assert any("left out of the Average" in note and "LF" in note for note in table.notes)
+    assert table.numbers.at["LF", "status"] == "No Defense collapsed; SAU not run"
+
+
+@pytest.mark.parametrize(
+    ("status", "printed"),
+    [("diverged", "90.00†"), ("collapsed", "90.00‡"), ("not applicable", "n/a")],
+)
+def test_a_defense_that_went_wrong_is_marked_and_neither_averaged_nor_ranked(status, printed):
+    selected = grid(SCORES)
+    bad = (selected["attack"] == "WaNet") & (selected["defense"] == "FT")
+    selected.loc[bad, "status"] = status
+    table = metric_table(selected, "acc")
+    assert table.text["FT"].tolist() == ["95.00", printed, "-"]
+    assert np.isnan(table.ranks["FT"].iloc[1])
+    assert any(status in note and "FT (WaNet)" in note for note in table.notes)
+
+
+def test_an_unsound_seed_is_not_averaged_in():
+    rows = [
+        row("LF", d, acc, 0.5, seed=s)
+        for s in (0, 1)
+        for d, acc in (("No Defense", 0.9), ("FT", 0.8))
+    ]
+    rows[-1] |= {"acc": 0.1, "status": "diverged"}
+    selected = select(DataFrame(rows), {})
+    assert cells(selected, "acc")["FT"].tolist() == ["80.00†", "-"]
+    assert cells(select(DataFrame(rows[:-1]), {}), "acc").at["LF", "FT"] == "80.00§"
+    assert statuses(select(DataFrame(rows[:-1]), {})).at["LF", "FT"] == "fewer seeds"
+
+
+def test_ranks_by_printed_value_with_ties():
+    line = {"No Defense": 99.0, "A": 90.001, "B": 90.0, "C": 80.0, "D": 70.0}
+    values = DataFrame([line, dict.fromkeys(line, np.nan) | {"A": 1.0}])
+    assert rank(values, "acc").iloc[0].tolist()[1:] == [1, 1, 2, 3]
+    assert rank(values, "asr").iloc[0].tolist()[1:] == [3, 3, 2, 1]
+    assert np.isnan(rank(values, "acc")["No Defense"]).all()
+    assert rank(values, "acc").iloc[1].isna().all()  # nothing to compare with

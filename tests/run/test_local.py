@@ -1,0 +1,158 @@
+"""Workers of this machine: what they see, and that none outlives its driver."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from clusters import PATHS, alive, descendants, wait_for
+from fakes import attempts, claimed
+
+from benchmark.run.failures import Overdue, WorkerLost
+from benchmark.run.local import SlotPool
+
+HERE = Path(__file__).parents[1]
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+
+
+@pytest.fixture
+def pool():
+    pool = SlotPool(["", ""], limit=60)
+    yield pool
+    pool.close()
+
+
+def chatter(text):
+    print(text * 100)
+    os.write(1, text.encode())
+    return text
+
+
+def boom():
+    raise KeyError("a key")
+
+
+def spawn():
+    """What a data loader does with worker processes, under the strictest start method."""
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def test_results_exceptions_and_prints(pool):
+    first = pool.submit(chatter, "x")
+    assert first.result(60) == "x"
+    with pytest.raises(KeyError, match="a key"):
+        pool.submit(boom).result(60)
+    with pytest.raises((TypeError, pickle.PicklingError)):
+        pool.submit(threading.Lock).result(60)
+    # All of that in one worker, which has survived it.
+    here = {pool.submit(os.getpid).result(60) for _ in range(3)}
+    assert len(here) == 1 and os.getpid() not in here
+
+
+def test_slots_on_the_cpu_share_its_cores_and_see_no_device(pool):
+    cores = len(os.sched_getaffinity(0))
+    assert pool.submit(os.getenv, "OMP_NUM_THREADS").result(60) == str(max(1, cores // 2))
+    assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result(60) == ""
+
+
+def test_a_pool_never_takes_more_than_it_has_slots(pool):
+    assert pool.slots() == pool.free() == 2
+    running = [pool.submit(time.sleep, 0.2) for _ in range(2)]
+    assert pool.free() == 0 and pool.submit_alone(os.getpid) is None
+    assert pool.wait(running, 60)
+    wait_for(lambda: pool.free() == 0 and all(future.done() for future in running))
+    # The lone job has reserved its device, which is all there is.
+    lone = pool.submit_alone(time.sleep, 0.2)
+    assert lone is not None and pool.free() == 0
+    lone.result(60)
+    assert pool.free() == 2
+
+
+def test_a_job_may_start_processes(pool):
+    assert pool.submit(spawn).result(60) == 0
+
+
+def test_a_worker_that_ends_is_replaced_and_said_how_it_ended(pool):
+    with pytest.raises(WorkerLost, match="the worker exited with status 3"):
+        pool.submit(os._exit, 3).result(60)
+    with pytest.raises(WorkerLost, match=r"was killed by SIGSEGV$"):
+        pool.submit(os.kill, 0, signal.SIGSEGV).result(60)
+    assert pool.submit(os.getenv, "NO_SUCH", "fine").result(60) == "fine"
+
+
+def started_since(before):
+    """A worker and what it has started, once both are there."""
+    new = descendants(os.getpid()) - before
+    return new if len(new) > 1 else None
+
+
+@linux
+def test_a_job_over_its_limit_is_killed_with_what_it_has_started():
+    before = descendants(os.getpid())
+    pool = SlotPool([""], limit=1)
+    job = pool.submit(os.system, "sleep 600")
+    started = wait_for(lambda: started_since(before))
+    with pytest.raises(Overdue, match=r"longer than the limit of 1 s"):
+        job.result(60)
+    wait_for(lambda: not alive(started))
+    assert pool.submit(os.getenv, "NO_SUCH", "fine").result(60) == "fine"
+    pool.close()
+
+
+@linux
+def test_closing_kills_what_runs(pool):
+    before = descendants(os.getpid())
+    job = pool.submit(os.system, "sleep 600")
+    started = wait_for(lambda: started_since(before))
+    pool.close()
+    with pytest.raises(WorkerLost):
+        job.result(60)
+    wait_for(lambda: not alive(started))
+
+
+def start_driver(root, *arguments):
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "drive_fakes.py"), "hang", str(root), *arguments],
+        env={**os.environ, "PYTHONPATH": PATHS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@linux
+@pytest.mark.parametrize(
+    ("number", "group", "status"),
+    [
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGTERM, True, 143),
+        (signal.SIGKILL, False, -9),
+    ],
+)
+def test_however_a_driver_is_ended_nothing_of_it_survives(tmp_path, number, group, status):
+    driver = start_driver(tmp_path)
+    try:
+        wait_for(lambda: attempts(tmp_path, "hang 0") and attempts(tmp_path, "hang 1"))
+        workers = descendants(driver.pid)
+        assert len(alive(workers)) == 2
+        (os.killpg if group else os.kill)(driver.pid, number)
+        start = time.monotonic()
+        _, errors = driver.communicate(timeout=10)
+        assert driver.returncode == status
+        wait_for(lambda: not alive(workers), seconds=10 - (time.monotonic() - start))
+    finally:
+        driver.kill()
+    if number != signal.SIGKILL:
+        assert errors == "interrupted; the same command goes on where this one stopped\n"
+        assert not claimed(tmp_path / "cache")
