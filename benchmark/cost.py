@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from benchmark.cache.store import Row
+from benchmark.rows import Row
 
 RESET_PEAK = Path("/proc/self/clear_refs")
 """Where Linux takes a 5 to start the peak of the resident size anew (proc(5))."""
@@ -75,12 +75,15 @@ def _resident_peak() -> float:
 
 
 @lru_cache
-def hardware(device: torch.device) -> Row:
-    """The device by name and the version of torch, for a row."""
+def hardware(device: torch.device, threads: int | None = None) -> dict[str, str]:
+    """The device by name and the version of torch, for a row.
+
+    threads: of the process on a CPU; by default those that torch uses here.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{torch.get_num_threads()}-thread {_processor()}"
+        name = f"{threads or torch.get_num_threads()}-thread {_processor()}"
     return {"device": name, "versions": f"torch {torch.__version__}"}
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import InputError
-from benchmark.plugin import Plugin, key_of
+from benchmark.plugin import Plugin, plugin_name
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Dataset(Plugin):
     """A dataset; its constants are known without reading a file."""
 
     num_classes: ClassVar[int]
+    train_size: ClassVar[int] = 50_000
+    """Training images, for estimates of time; rows count what is there."""
     shape: ClassVar[tuple[int, int, int]]
     """(C, H, W) of an image."""
     mean: ClassVar[tuple[float, ...]]
@@ -85,7 +87,7 @@ class Dataset(Plugin):
         told = f" ({why})" if why else ""
         return InputError(
             f"{self.name} is missing or damaged in {str(root)!r}{told}; "
-            f"make it with: python run_grid.py fetch {key_of(self)} --data {root}"
+            f"make it with: python run_grid.py fetch {plugin_name(self)} --data {root}"
         )
 
 

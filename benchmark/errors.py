@@ -46,3 +46,8 @@ def nearest(given: str, accepted: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest accepted name, or an empty string."""
     match = difflib.get_close_matches(given, list(accepted), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def one_line(error: object) -> str:
+    """The text of an error, or of anything else, without line breaks."""
+    return " ".join(str(error).split())

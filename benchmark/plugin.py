@@ -1,8 +1,8 @@
-"""Plugins: one file, one frozen dataclass; the file's name is the plugin's key.
+"""Plugins: one file, one frozen dataclass; the file's name is the plugin's name.
 
 Fields are hyper-parameters and `__call__` is the method. Nothing is registered: a file that lies in
-`attacks/`, `defenses/`, `models/` or `benchmark/datasets/`, a module named by an entry point of the
-group `sau_bench.<kind>`, or a file path in the YAML is a plugin.
+`attacks/`, `defenses/`, `models/` or `benchmark/datasets/`, an entry point of the group
+`sau_bench.<kind>` of an installed distribution, or a file path in the YAML is a plugin.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import sys
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from benchmark.errors import InputError, nearest
+from benchmark.errors import InputError, nearest, one_line
 
 KINDS: Mapping[str, str] = {
     "attacks": "attacks",
@@ -31,6 +32,16 @@ KINDS: Mapping[str, str] = {
     "models": "models",
     "datasets": "benchmark.datasets",
 }
+"""The package of the built-in plugins of each kind."""
+BASES: Mapping[str, str] = {
+    "attacks": "attacks.base:Attack",
+    "defenses": "defenses.base:Defense",
+    "models": "models.classifier:Architecture",
+    "datasets": "benchmark.data:Dataset",
+}
+"""The class that plugins of each kind derive from."""
+IDENTITY = ("plugin", "revision", "distribution", "module", "class", "source")
+"""What a job's key says of a plugin beside its fields; no field may have one of these names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +57,7 @@ class Plugin(ABC):
     smoke: ClassVar[Mapping[str, Any]] = {}
     """Field values that make the method fast in tests."""
     argument: ClassVar[str | None] = None
-    """The field that `key:VALUE` sets, as in `timm:resnet18`."""
+    """The field that `name:VALUE` sets, as in `timm:resnet18`."""
 
     @property
     def label(self) -> str:
@@ -54,16 +65,10 @@ class Plugin(ABC):
         return self.name
 
     def canonical(self) -> dict[str, Any]:
-        """What identifies the method in a job's key: plugin, revision and fields.
-
-        A plugin given by path is also identified by its content: nobody keeps its name unique
-        or raises its revision while it is being written.
-        """
-        fields = {"plugin": key_of(self), "revision": self.revision, **asdict(self)}
-        if type(self).__module__.startswith("plugin_"):
-            source = Path(inspect.getfile(type(self))).read_bytes()
-            fields["source"] = hashlib.sha256(source).hexdigest()
-        return fields
+        """What identifies the method in a job's key: plugin, origin, revision and fields."""
+        cls = type(self)
+        name = {"plugin": plugin_name(self), "revision": self.revision}
+        return name | origin(cls) | asdict(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name, file and fields: a worker has not imported a plugin given by path."""
@@ -72,65 +77,97 @@ class Plugin(ABC):
         return _restore, (cls.__module__, inspect.getfile(cls), cls.__qualname__, values)
 
 
-def keys(kind: str) -> list[str]:
-    """Keys of all installed plugins of one kind, sorted."""
+def plugin_name(plugin: Plugin) -> str:
+    """The name of the plugin in a config: its file's name."""
+    return type(plugin).__module__.rsplit(".", 1)[-1]
+
+
+def origin(cls: type) -> dict[str, str]:
+    """What tells a class from outside the tree from a built-in one of the same name and fields.
+
+    Empty for a built-in class, whose author raises its `revision`. Elsewhere nobody is known to
+    keep names unique or to raise revisions, so the text of the file counts, and for an installed
+    distribution its name, module and class as well.
+    """
+    module = cls.__module__
+    if module.rpartition(".")[0] in KINDS.values():
+        return {}
+    text = {"source": text_digest(cls)}
+    if _is_by_path(module):
+        return text
+    where = {"distribution": _distribution(module), "module": module, "class": cls.__qualname__}
+    return where | text
+
+
+@lru_cache
+def text_digest(cls: type) -> str:
+    """The sha256 of the file that defines the class, read once in a process."""
+    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+
+
+def plugin_names(kind: str) -> list[str]:
+    """Names of all built-in and installed plugins of one kind, sorted."""
     package = importlib.import_module(KINDS[kind])
-    own = [m.name for m in pkgutil.iter_modules(package.__path__)]
-    found = [key for key in own if _class(importlib.import_module(f"{package.__name__}.{key}"))]
-    return sorted({*found, *(e.name for e in entry_points(group=f"sau_bench.{kind}"))})
+    files = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    built_in = [name for name in files if _is_built_in(kind, name)]
+    return sorted({*built_in, *(entry.name for entry in _installed(kind))})
 
 
-def load(kind: str, key: str) -> type[Plugin]:
-    """The plugin class behind a key or the path of a Python file.
+def load(kind: str, name: str) -> type[Plugin]:
+    """The plugin class behind a name or the path of a Python file.
 
     Raises:
-        InputError: no such plugin, or the file does not define exactly one.
+        InputError: no such plugin, one that cannot be imported or is incomplete, or a name that
+            several plugins have.
     """
-    installed = {entry.name: entry for entry in entry_points(group=f"sau_bench.{kind}")}
-    if key.endswith(".py"):
-        module = _import_file(Path(key))
-    elif key in installed:
-        module = importlib.import_module(installed[key].module)
-    elif key.isidentifier() and importlib.util.find_spec(f"{KINDS[kind]}.{key}"):
-        # Only the file that is asked for: a broken one beside it is nobody else's problem.
-        module = importlib.import_module(f"{KINDS[kind]}.{key}")
-    else:
-        known = keys(kind)
+    if name.endswith(".py"):
+        return _the_class(kind, _import_file(Path(name)), name)
+    entries = [entry for entry in _installed(kind) if entry.name == name]
+    built_in = _is_built_in(kind, name)
+    if len(entries) + built_in > 1:
+        owners = [_named(entry) for entry in entries]
+        owners[:0] = [f"{KINDS[kind].replace('.', '/')}/{name}.py"] if built_in else []
         raise InputError(
-            f"unknown {kind[:-1]} {key!r}; accepted: {', '.join(known)}, or the path of a .py file"
-            f"{nearest(key, known)}"
+            f"{kind[:-1]} {name!r} is the name of several plugins: {', '.join(owners)}; "
+            "accepted: one plugin for each name (rename or uninstall the others)"
         )
-    found = _class(module)
-    if found is None:
-        raise InputError(f"{key} defines no {kind[:-1]}: accepted is one concrete Plugin class")
-    return found
+    if entries:
+        return _from_entry_point(kind, entries[0])
+    if built_in:
+        # Only the named file is imported: a broken one beside it costs its own users alone.
+        return _the_class(kind, _import_module(f"{KINDS[kind]}.{name}", name), name)
+    known = plugin_names(kind)
+    raise InputError(
+        f"unknown {kind[:-1]} {name!r}; accepted: {', '.join(known)}, or the path of a .py file"
+        f"{nearest(name, known)}"
+    )
 
 
 def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
-    """A plugin from its YAML form: `key`, `key:VALUE` or `{key: {field: value}}`.
+    """A plugin from its YAML form: `name`, `name:VALUE` or `{name: {field: value}}`.
 
     Nested mappings (a recipe, say) are merged over the defaults of the field.
 
     Raises:
         InputError: unknown plugin or field, wrong type, or a value the plugin refuses.
     """
-    given: Any
+    values: Any
     if isinstance(spec, str):
-        key, given = spec, {}
+        name, values = spec, {}
     elif isinstance(spec, Mapping) and len(spec) == 1:
-        key, given = next(iter(spec.items()))
-        given = {} if given is None else given
+        name, values = next(iter(spec.items()))
+        values = {} if values is None else values
     else:
         raise InputError(f"{kind}: expected a name or {{name: {{field: value}}}}, got {spec!r}")
-    if not isinstance(key, str) or not isinstance(given, Mapping):
+    if not isinstance(name, str) or not isinstance(values, Mapping):
         raise InputError(f"{kind}: expected {{name: {{field: value}}}}, got {spec!r}")
-    key, _, value = key.partition(":") if not key.endswith(".py") else (key, "", "")
-    cls = load(kind, key)
+    name, _, value = name.partition(":") if not name.endswith(".py") else (name, "", "")
+    cls = load(kind, name)
     if value:
         if cls.argument is None:
-            raise InputError(f"{kind[:-1]} {key!r} takes no ':{value}'")
-        given = {cls.argument: value, **given}
-    return construct(cls, given, f"{kind[:-1]} {key!r}")
+            raise InputError(f"{kind[:-1]} {name!r} takes no ':{value}'")
+        values = {cls.argument: value, **values}
+    return construct(cls, values, f"{kind[:-1]} {name!r}")
 
 
 def construct(cls: type[Any], given: Mapping[str, Any], what: str) -> Any:
@@ -150,11 +187,6 @@ def construct(cls: type[Any], given: Mapping[str, Any], what: str) -> Any:
             f"{what}: {where + ': ' if where else ''}{message}"
             + (f" (given: {first['input']!r})" if where else "")
         ) from None
-
-
-def key_of(plugin: Plugin) -> str:
-    """The key a plugin is found under: its file's name."""
-    return type(plugin).__module__.rsplit(".", 1)[-1]
 
 
 def _check_names(cls: type[Any], given: Mapping[str, Any], what: str) -> None:
@@ -182,17 +214,135 @@ def _merged(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _class(module: ModuleType) -> type[Plugin] | None:
-    own = [
+def _base(kind: str) -> type[Plugin]:
+    module, _, name = BASES[kind].partition(":")
+    base: type[Plugin] = getattr(importlib.import_module(module), name)
+    return base
+
+
+def _classes(kind: str, module: ModuleType) -> list[type[Plugin]]:
+    """The classes of the kind that a module defines; abstract ones without a name are bases."""
+    base = _base(kind)
+    return [
         value
         for value in vars(module).values()
         if isinstance(value, type)
-        and issubclass(value, Plugin)
+        and issubclass(value, base)
         and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-        and "name" in vars(value)
+        and not (inspect.isabstract(value) and not hasattr(value, "name"))
     ]
-    return own[0] if len(own) == 1 else None
+
+
+def _is_built_in(kind: str, name: str) -> bool:
+    """Whether the kind's package has a plugin file of this name, even one that is broken."""
+    module = f"{KINDS[kind]}.{name}"
+    if not name.isidentifier() or importlib.util.find_spec(module) is None:
+        return False
+    try:
+        return bool(_classes(kind, _import_module(module, name)))
+    except InputError:  # `load` says what is wrong
+        return True
+
+
+def _the_class(kind: str, module: ModuleType, where: str) -> type[Plugin]:
+    """The one plugin class of a module.
+
+    Raises:
+        InputError: there is none, there are several, or it is incomplete.
+    """
+    what = kind[:-1]
+    classes = _classes(kind, module)
+    if len(classes) > 1:
+        listed = ", ".join(cls.__qualname__ for cls in classes)
+        raise InputError(f"{where} defines several plugins, {listed}; accepted: one {what} a file")
+    if classes:
+        return _complete(kind, classes[0], where)
+    base = _base(kind)
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            if issubclass(value, base) and value is not base:
+                return _complete(kind, value, where)
+            other = next((k for k in KINDS if issubclass(value, _base(k))), None)
+            if other:
+                raise InputError(
+                    f"{where} defines no {what}: {value.__qualname__} is one of the {other}"
+                )
+    raise InputError(
+        f"{where} defines no {what}; accepted: one class derived from {base.__name__} "
+        f"({base.__module__})"
+    )
+
+
+def _complete(kind: str, cls: type[Plugin], where: str) -> type[Plugin]:
+    """The class, if nothing is missing that a plugin needs.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    missing += [] if isinstance(getattr(cls, "name", None), str) else ["name (a class variable)"]
+    if missing:
+        raise InputError(f"{where}: class {cls.__qualname__} lacks {' and '.join(missing)}")
+    if "__dataclass_params__" not in vars(cls) or not cls.__dict__["__dataclass_params__"].frozen:
+        raise InputError(
+            f"{where}: class {cls.__qualname__} is not a frozen dataclass; "
+            "accepted: @dataclass(frozen=True, kw_only=True)"
+        )
+    for f in fields(cls):
+        if f.name in IDENTITY:
+            raise InputError(
+                f"{where}: field {f.name!r} of {cls.__qualname__} has a name that job keys use; "
+                f"accepted: any other than {', '.join(IDENTITY)}"
+            )
+    return cls
+
+
+def _installed(kind: str) -> list[EntryPoint]:
+    return list(entry_points(group=f"sau_bench.{kind}"))
+
+
+def _named(entry: EntryPoint) -> str:
+    owner = entry.dist.name if entry.dist else "an unknown distribution"
+    return f"{entry.value} of {owner}"
+
+
+def _from_entry_point(kind: str, entry: EntryPoint) -> type[Plugin]:
+    """The class that an entry point names, or the one class of the module that it names.
+
+    Raises:
+        InputError: the module cannot be imported, has no such attribute, or it is no plugin.
+    """
+    where = f"{kind[:-1]} {entry.name!r} ({_named(entry)})"
+    module = _import_module(entry.module, where)
+    if not entry.attr:
+        return _the_class(kind, module, where)
+    value = getattr(module, entry.attr, None)
+    base = _base(kind)
+    if not (isinstance(value, type) and issubclass(value, base)):
+        what = "does not exist" if value is None else f"is no class derived from {base.__name__}"
+        raise InputError(f"{where}: {entry.attr!r} {what}")
+    return _complete(kind, value, where)
+
+
+def _distribution(module: str) -> str:
+    """The name of the distribution whose entry point offers a module's plugin."""
+    for kind in KINDS:
+        for entry in _installed(kind):
+            if entry.module == module and entry.dist:
+                return str(entry.dist.name)
+    return ""
+
+
+def _import_module(name: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever the plugin's file raises while it is imported
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{where} cannot be imported: {reason}") from error
+
+
+def _is_by_path(module: str) -> bool:
+    return module.startswith("plugin_")
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -210,14 +360,12 @@ def _import_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
         except Exception as error:  # whatever the user's file raises while it is read
             del sys.modules[name]
-            text = " ".join(str(error).split())
-            raise InputError(
-                f"{path} cannot be imported: {type(error).__name__}: {text}"
-            ) from error
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"{path} cannot be imported: {reason}") from error
     return sys.modules[name]
 
 
 def _restore(module: str, file: str, name: str, values: dict[str, Any]) -> Any:
-    by_path = module.startswith("plugin_")
+    by_path = _is_by_path(module)
     loaded = _import_file(Path(file)) if by_path else importlib.import_module(module)
     return getattr(loaded, name)(**values)

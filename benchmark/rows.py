@@ -1,8 +1,8 @@
 """The one schema of a row: its columns, their types, the axes of a grid, and every fixed word.
 
-A row is one scored model. Shares (`acc`, `asr`, `racc`, `own_acc`, ratios) are in [0, 1]. Jobs write
-what they measured, the grid adds labels and what belongs to the table, `rows.csv` holds both, and
-reports read nothing else. Does not import torch.
+A row is one scored model. Shares (`acc`, `asr`, `racc`, `own_acc`, ratios) are in [0, 1]. Jobs
+write what they measured, the grid adds labels and what belongs to the table, `rows.csv` holds both,
+and reports read nothing else. Does not import torch.
 """
 
 from __future__ import annotations

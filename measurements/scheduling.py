@@ -29,7 +29,7 @@ from benchmark.cache.claims import Claims
 from benchmark.cache.store import Store, canonical_json, name_of
 from benchmark.run.driver import Driver
 from benchmark.run.durations import Durations, Plan, Step, chains
-from benchmark.run.local import Pool, SlotPool
+from benchmark.run.local import Pool, LocalPool
 
 EPOCHS = {"cifar10": 100, "gtsrb": 50, "tiny": 200}
 EPOCH = {"cifar10": 10.0, "gtsrb": 8.0, "tiny": 60.0}
@@ -151,7 +151,7 @@ def makespan(plan: Plan, pool: Pool, durations: Durations, scale: float) -> tupl
         with Claims(store.root) as claims:
             work = partial(sleep, cache=store.root, scale=scale)
             driver = Driver(plan, store, pool, work, claims, durations)
-            if isinstance(pool, SlotPool):
+            if isinstance(pool, LocalPool):
                 pool.wait([pool.submit(time.sleep, 0.5) for _ in range(pool.slots())], 60)
                 time.sleep(0.5)
             start, began = pool.now(), time.monotonic()
@@ -187,7 +187,7 @@ def main() -> None:
         plan = no_ops(count)
         write("no-op", "virtual", 2, "unknown", plan, *makespan(plan, Virtual(2), Durations(), 0))
     if not arguments.virtual:
-        plan, pool = no_ops(500), SlotPool(["", ""])
+        plan, pool = no_ops(500), LocalPool(["", ""])
         write("no-op", "processes", 2, "unknown", plan, *makespan(plan, pool, Durations(), 0))
         pool.close()
     for slots, prior in product((2, 4, 8), ("known", "unknown")):
@@ -196,7 +196,7 @@ def main() -> None:
         write("paper", "virtual", slots, prior, plan, *makespan(plan, Virtual(slots), durations, 0))
     for slots in (2, 4, 8) if not arguments.virtual else ():
         plan = paper(arguments.seconds / bound(paper(1.0), slots)[2])
-        pool = SlotPool([""] * slots)
+        pool = LocalPool([""] * slots)
         write("paper", "processes", slots, "known", plan, *makespan(plan, pool, known(plan), 1.0))
         pool.close()
 

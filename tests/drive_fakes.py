@@ -10,7 +10,7 @@ from fakes import Fake, attempts, compute, drive, small_grid, steps
 from benchmark.cache.store import Store
 from benchmark.cli import main as cli
 from benchmark.cli.terminate import terminable
-from benchmark.run.local import SlotPool
+from benchmark.run.local import LocalPool
 
 
 def main(arguments):
@@ -20,7 +20,7 @@ def main(arguments):
 
         pool = DaskPool(sys.argv[3])
     else:
-        pool = SlotPool(["", ""])
+        pool = LocalPool(["", ""])
     with terminable():
         try:
             if what == "grid":
@@ -40,6 +40,6 @@ def main(arguments):
 if __name__ == "__main__":
     assert "torch" not in sys.modules
     faulthandler.dump_traceback_later(40, exit=True)  # a driver that hangs says where
-    cli._run = main
+    cli.run = main
     sys.stdout.write(f"{os.getpid()}\n")
     sys.exit(cli.main(["run"]))

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.cache.claims import Claims
-from benchmark.cache.store import Store, canonical_json, name_of, write_json
+from benchmark.cache.description import Description
+from benchmark.cache.step import Step
+from benchmark.cache.store import Store
+from benchmark.canonical import job_key
 from benchmark.run.driver import Driver
-from benchmark.run.durations import Step
-from benchmark.run.local import Pool
+from benchmark.run.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 def key(job):
-    return name_of(canonical_json(job.canonical()))
+    return job_key(job.canonical())
 
 
 def steps(jobs):
@@ -49,14 +51,16 @@ def steps(jobs):
             add(job.need)
         needs = (key(job.need),) if job.need else ()
         row = needs[0] if needs else key(job)
-        plan.setdefault(key(job), Step(key(job), job, job.canonical(), needs, row))
+        description = Description(job.canonical())
+        step = Step(key(job), job.name, description, job=job, needs=needs, row=row)
+        plan.setdefault(key(job), step)
 
     for job in jobs:
         add(job)
     return plan
 
 
-def act(job, root, micro_batches=1):
+def act(job, root):
     """Do what the job's name says, then publish how the worker looks from inside."""
     store, name = Store(root / "cache"), job.name
     with (root / f"{name}.attempts").open("a") as file:
@@ -64,8 +68,8 @@ def act(job, root, micro_batches=1):
     (root / f"{name}.worker").write_text(str(os.getpid()))
     first = attempts(root, name) == 1
     start = time.time()
-    with store.draft(key(job)) as folder:
-        (folder / "log.jsonl").write_text(f"{name} begins\n")
+    with store.draft(key(job)) as draft:
+        (draft.folder / "log.jsonl").write_text(f"{name} begins\n")
         if job.need:
             store.rows(key(job.need))
         if name.startswith("raise"):
@@ -74,7 +78,7 @@ def act(job, root, micro_batches=1):
             os._exit(9)
         if name.startswith("kill once") and first:
             os.kill(os.getpid(), signal.SIGKILL)
-        if name.startswith("oom always") or (name.startswith("oom once") and micro_batches == 1):
+        if name.startswith("oom always") or (name.startswith("oom once") and first):
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         if name.startswith("full"):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -86,21 +90,20 @@ def act(job, root, micro_batches=1):
             "pid": os.getpid(),
             "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "threads": os.environ.get("OMP_NUM_THREADS"),
-            "micro_batches": micro_batches,
             "span": [start, time.time()],
         }
-        write_json(folder / "rows.json", [row])
+        draft.write_json("rows.json", [row])
 
 
-def compute(job, root, micro_batches=1):
+def compute(job, root):
     """Publish a value that depends on the job's name and on what it needs, and on nothing else."""
     store = Store(root / "cache")
     with (root / f"{job.name}.attempts").open("a") as file:
         file.write("x")
     value = store.rows(key(job.need))[0]["value"] if job.need else ""
-    with store.draft(key(job)) as folder:
+    with store.draft(key(job)) as draft:
         time.sleep(0.05)
-        write_json(folder / "rows.json", [{"value": name_of(value + job.name)}])
+        draft.write_json("rows.json", [{"value": job_key(value + job.name)}])
 
 
 def small_grid(victims=3, defenses=3):
@@ -114,7 +117,7 @@ def attempts(root, name):
 
 
 def claimed(cache):
-    return {file.name for file in (cache / "claims").iterdir()} - {".lock"}
+    return {file.name for file in (cache / "claims").iterdir()}
 
 
 def row(root, job):
@@ -133,22 +136,24 @@ class Threads(Pool):
     def free(self):
         return self.count - sum(not future.done() for future in self.live)
 
-    def submit(self, fn, /, *args, **keywords):
-        future = self.threads.submit(fn, *args, **keywords)
+    def submit(self, function, /, *arguments):
+        future = self.threads.submit(function, *arguments)
         self.live.add(future)
         return future
 
-    def shutdown(self, wait=True, *, cancel_futures=False):
-        self.threads.shutdown(wait, cancel_futures=cancel_futures)
+    def close(self):
+        self.threads.shutdown()
 
 
 def drive(jobs, root, pool, work=act, **more):
     """Run the jobs; (outcomes, driver)."""
     plan = jobs if isinstance(jobs, dict) else steps(jobs)
     store = Store(root / "cache")
+    outcomes, work = [], partial(work, root=Path(root))
     with Claims(root / "cache") as claims:
-        driver = Driver(plan, store, pool, partial(work, root=Path(root)), claims, **more)
-        return list(driver.run()), driver
+        driver = Driver(plan, store, pool, work, claims, outcomes.append, **more)
+        driver.run()
+        return outcomes, driver
 
 
 def trace(jobs, root, pool, work=act, **more):

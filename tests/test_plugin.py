@@ -15,8 +15,8 @@ from attacks.badnets import BadNets
 from attacks.blended import PICTURE, Blended
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError, check_range
-from benchmark.jobs.job import AttackJob, DefenseJob, describe, key, needs
-from benchmark.plugin import KINDS, Plugin, build, key_of, keys, load
+from benchmark.jobs.job import AttackJob, DefenseJob, describe, key
+from benchmark.plugin import KINDS, Plugin, build, load, plugin_name, plugin_names
 from benchmark.train import Recipe
 from defenses.ft import FT
 from defenses.sau import SAU
@@ -134,7 +134,7 @@ def test_every_kind_lists_its_plugins():
         "datasets": {"cifar10", "digits"},
     }
     for kind in KINDS:
-        found = keys(kind)
+        found = plugin_names(kind)
         assert expected[kind] <= set(found) and found == sorted(found)
         assert not {"base", "classifier", "__init__"} & set(found)
 
@@ -143,7 +143,7 @@ def test_a_file_given_by_path_is_a_plugin(tmp_path, monkeypatch):
     file = write(tmp_path)
     plugin = build("defenses", {str(file): {"strength": 0.75}})
     assert (plugin.strength, plugin.rounds, plugin.label) == (0.75, 3, "Mine at 0.75")
-    assert key_of(plugin) == "mine"
+    assert plugin_name(plugin) == "mine"
     assert load("defenses", str(file)) is type(plugin)
     monkeypatch.chdir(tmp_path)
     assert type(build("defenses", "mine.py")) is type(plugin)
@@ -185,7 +185,7 @@ def test_a_plugin_by_path_survives_pickling_into_a_fresh_process(tmp_path):
     import pickle, sys
     from benchmark.jobs.job import key
     job = pickle.load(sys.stdin.buffer)
-    print(job.defense.label, key(job))
+    print(job.defense.label, job.key)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -193,7 +193,7 @@ def test_a_plugin_by_path_survives_pickling_into_a_fresh_process(tmp_path):
         capture_output=True,
         check=True,
     )
-    assert done.stdout.decode().split() == ["Mine", "at", "0.25", key(job)]
+    assert done.stdout.decode().split() == ["Mine", "at", "0.25", job.key]
 
 
 def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path, monkeypatch):
@@ -204,9 +204,9 @@ def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path, monkeypatch):
     (package / "entry_points.txt").write_text("[sau_bench.defenses]\ntheirs = theirs\n")
     monkeypatch.syspath_prepend(tmp_path)
     try:
-        assert "theirs" in keys("defenses") and "theirs" not in keys("attacks")
+        assert "theirs" in plugin_names("defenses") and "theirs" not in plugin_names("attacks")
         plugin = build("defenses", {"theirs": {"strength": 2}})
-        assert plugin.label == "Mine at 2.0" and key_of(plugin) == "theirs"
+        assert plugin.label == "Mine at 2.0" and plugin_name(plugin) == "theirs"
         with pytest.raises(InputError, match="did you mean 'theirs'"):
             build("defenses", "thiers")
     finally:
@@ -214,10 +214,10 @@ def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path, monkeypatch):
 
 
 def test_the_key_is_a_stable_hash_of_canonical_json():
-    assert key(JOB) == key(replace(JOB)) and len(key(JOB)) == 24
-    assert int(key(JOB), 16) >= 0
+    assert JOB.key == key(replace(JOB)) and len(JOB.key) == 24
+    assert int(JOB.key, 16) >= 0
     assert " " not in describe(JOB) and str(PICTURE.parent) not in describe(JOB)
-    assert needs(JOB) == () and needs(DEFENDED) == (JOB,)
+    assert JOB.needs == () and DEFENDED.needs == (JOB,)
 
 
 def test_the_key_does_not_depend_on_the_order_of_fields(tmp_path):
@@ -287,14 +287,14 @@ def test_every_field_of_a_job_changes_its_key():
     jobs += [replace(DEFENDED, clean_ratio=0.1), replace(DEFENDED, score_every=2)]
     covered = len(fields(Recipe)) + len(fields(BadNets)) - 1
     assert len(jobs) > 4 * covered
-    assert len({key(job) for job in jobs}) == len(jobs)
+    assert len({job.key for job in jobs}) == len(jobs)
 
 
 @pytest.mark.parametrize("cls", [BadNets, SmallCNN, Digits, FT])
 def test_a_plugins_revision_changes_the_key(cls, monkeypatch):
-    before = key(DEFENDED)
+    before = DEFENDED.key
     monkeypatch.setattr(cls, "revision", 99)
-    assert key(DEFENDED) != before
+    assert DEFENDED.key != before
 
 
 def test_blendeds_picture_counts_by_content(tmp_path):

@@ -1,54 +1,37 @@
-"""Claims: which of several drivers on one cache runs a job.
+"""Claims: which of several drivers on one cache runs a job, and whether a job is running at all.
 
-A claim is a file that only one process can create, `claims/KEY`, with who made it. Its owner
-touches it for as long as it lives. One whose process is gone from this machine is taken over at
-once; one of another machine when it has not been touched for two minutes. A takeover that goes
-wrong costs time, never results: of two processes that publish a job the first wins.
+A claim is a lease of the library filelock, the file `claims/KEY`, which names its process and is
+touched for as long as that lives. A claim whose process is gone from this machine, or was restarted
+with the same number, is free at once; one of another machine or container when it has not been
+touched for two minutes of the observer's clock. A takeover that goes wrong costs time, never
+results: of two processes that publish a job the first wins.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import threading
 import time
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from benchmark.cache.store import Store
-from benchmark.errors import InputError
+from filelock import SoftFileLease, Timeout
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
-BEAT = 15.0
-"""Seconds between two touches of a claim."""
-STALE = 120.0
-"""Seconds without a touch after which the claim of another machine is void."""
+LEASE = 120.0
+"""Seconds without a touch after which the claim of another machine is free; touched every 15."""
 
 
 class Claims:
-    """Claims of this process; a context that touches them, and gives all back at its end."""
+    """Claims of this process below one cache; a context that gives all back at its end."""
 
-    def __init__(self, root: Path, *, beat: float = BEAT, stale: float = STALE) -> None:
+    def __init__(self, root: Path, *, lease: float = LEASE) -> None:
         self.folder = root / "claims"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.beat, self.stale = beat, stale
-        self._text = json.dumps(_self())
-        self._mine: set[str] = set()
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._over = threading.Event()
+        self._lease = lease
+        self._leases: dict[str, SoftFileLease] = {}
+        self._held: set[str] = set()
 
     def __enter__(self) -> Claims:
-        for file in self.folder.glob("[!.]*"):
-            self._void(file.name)
-        threading.Thread(target=self._touch, daemon=True).start()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for key in self._keys():
+            self.is_live(key)
         return self
 
     def __exit__(
@@ -57,174 +40,75 @@ class Claims:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
-        for key in list(self._mine):
+        for key in list(self._held):
             self.release(key)
 
     def take(self, key: str) -> bool:
-        """Whether the job is now this process's to run.
+        """Claim a job; whether it is now this process's to run.
 
         Raises:
             OSError: the file system is full or not writable.
         """
-        if key in self._mine:
+        if key in self._held:
             return True
-        for _ in range(2):
-            try:
-                self._create(self.folder / key)
-            except FileExistsError:
-                if not self._void(key):
-                    return False
-            else:
-                self._mine.add(key)
-                return True
-        return False
+        # Kept also without success: it remembers when the other machine last touched its claim.
+        lease = self._leases.setdefault(key, self._make(key))
+        try:
+            lease.acquire(blocking=False)
+        except Timeout:
+            return False
+        self._held.add(key)
+        return True
 
     def release(self, key: str) -> None:
-        """Give a claim back; one that another process has taken over stays its own."""
-        self._mine.discard(key)
-        with self._lock():
-            if _read(self.folder / key) == self._text:
-                (self.folder / key).unlink(missing_ok=True)
+        """Give a claim back; one that another process has taken over stays with that process."""
+        if key in self._held:
+            self._held.discard(key)
+            self._leases.pop(key).release()
+
+    def is_live(self, key: str) -> bool:
+        """Whether a living process has claimed the job; the claim of a dead one is removed.
+
+        Asking is trying: what can be taken is free.
+        """
+        if key in self._held:
+            return True
+        if not (self.folder / key).exists():
+            return False
+        try:
+            if not self.take(key):
+                return True
+        except OSError:  # a cache that this process may only read: somebody's claim is there
+            return True
+        self.release(key)
+        return False
+
+    def live(self) -> list[str]:
+        """Keys of all jobs that living processes have claimed, sorted."""
+        return [key for key in self._keys() if self.is_live(key)]
 
     def owner(self, key: str) -> str:
-        """Who holds a claim, in words."""
-        try:
-            owner = json.loads(_read(self.folder / key) or "")
-            return f"process {owner['pid']} on {owner['host']}"
-        except (ValueError, KeyError):
+        """The process that holds a claim, in words."""
+        owner = self._leases.get(key, self._make(key)).owner
+        if owner is None:
             return "another process"
+        # In a container the library adds the process namespace to the name of the host.
+        return f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
 
-    def _create(self, file: Path) -> None:
-        """Make the claim, unless there is one, with its content in the same moment."""
-        draft = self.folder / f".{uuid.uuid4().hex}"
+    def idle(self, key: str) -> float:
+        """Seconds since the owner of a claim touched it, by the clocks of both machines."""
         try:
-            draft.write_text(self._text)
-            try:
-                os.link(draft, file)
-            except FileExistsError:
-                raise
-            except OSError:
-                # A file system without links: a kill before the write leaves a torn claim.
-                with file.open("x") as stream:
-                    stream.write(self._text)
-        finally:
-            draft.unlink(missing_ok=True)
+            return max(0.0, time.time() - (self.folder / key).stat().st_mtime)
+        except FileNotFoundError:  # released at this moment
+            return 0.0
 
-    def _void(self, key: str) -> bool:
-        """Remove a claim if nobody stands behind it any more."""
-        with self._lock():
-            text = _read(self.folder / key)
-            if text is None:
-                return True
-            if not self._is_stale(key, text):
-                return False
-            (self.folder / key).unlink(missing_ok=True)
-            return True
+    def _keys(self) -> list[str]:
+        return sorted(file.name for file in self.folder.glob("[!.]*"))
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Nobody else removes claims meanwhile: who reads one removes that one and no newer one."""
-        with (self.folder / ".lock").open("a") as file:
-            if fcntl is not None:
-                # Where the file system knows no locks, two takeovers may meet.
-                with suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def _is_stale(self, key: str, text: str) -> bool:
-        try:
-            owner = json.loads(text)
-            here = {name: _self()[name] for name in ("host", "space")}
-            if all(owner.get(name) == value for name, value in here.items()):
-                return _started(owner["pid"]) != owner["start"]
-        except (ValueError, KeyError, AttributeError):
-            pass  # being written, or torn by a crash: only its age counts
-        # Touches are compared among themselves: the clocks of two machines may differ.
-        try:
-            touched = (self.folder / key).stat().st_mtime_ns
-        except FileNotFoundError:
-            return True
-        last, since = self._seen.get(key, (None, 0.0))
-        if touched != last:
-            self._seen[key] = touched, time.monotonic()
-            return False
-        return time.monotonic() - since > self.stale
-
-    def _touch(self) -> None:
-        while not self._over.wait(self.beat):
-            for key in list(self._mine):
-                try:
-                    os.utime(self.folder / key)
-                except OSError:  # taken over, or a file system that is away: the next beat may do
-                    continue
-
-
-def discard(keys: Iterable[str], store: Store, claims: Claims) -> int:
-    """Remove published jobs, records of failure and checkpoints; how many jobs there were.
-
-    Raises:
-        InputError: one of them runs in another driver; nothing is removed then.
-    """
-    wanted = list(keys)
-    taken: list[str] = []
-    try:
-        for key in wanted:
-            if not claims.take(key):
-                raise InputError(
-                    f"--force: {key} runs in {claims.owner(key)}; nothing is discarded"
-                )
-            taken.append(key)
-        there = [key for key in wanted if key in store]
-        for key in wanted:
-            store.forget_failure(key)
-            store.checkpoint(key).unlink(missing_ok=True)
-        for key in there:
-            store.remove(key)
-        return len(there)
-    finally:
-        for key in taken:
-            claims.release(key)
-
-
-def _self() -> dict[str, str | int]:
-    """This process, told apart from all others now and earlier, in containers too."""
-    try:
-        space = os.readlink("/proc/self/ns/pid")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        space = boot = ""
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "space": f"{space} {boot}",
-        "pid": pid,
-        "start": _started(pid),
-    }
-
-
-def _started(pid: int) -> str:
-    """When a process of this machine began, in the kernel's ticks; empty if it is gone.
-
-    Where there is no /proc, "?" for a process that lives.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return ""
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return ""
-        except PermissionError:
-            pass
-        return "?"
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text()
-    except FileNotFoundError:
-        return None
+    def _make(self, key: str) -> SoftFileLease:
+        return SoftFileLease(
+            self.folder / key,
+            lease_duration=self._lease,
+            heartbeat_interval=self._lease / 8,
+            thread_local=False,
+        )

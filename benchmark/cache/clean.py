@@ -1,26 +1,20 @@
-"""Look after the cache: what each folder holds, whether it is intact, what no config needs."""
+"""What can be removed from a cache, and its removal."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
-from benchmark.cache.drafts import KEY, Draft
-from benchmark.cache.store import CHECKSUMS, Store, canonical_json, changes, name_of
+from benchmark.cache import description
+from benchmark.cache.claims import Claims
+from benchmark.cache.description import Description
+from benchmark.cache.store import Store
+from benchmark.canonical import KEY
 from benchmark.errors import InputError
-from benchmark.grid.config import read
-
-ABANDONED = 24 * 3600
-"""Seconds of silence after which a draft of another machine is taken for a dead one's: longer than
-any epoch, since deleting a living job's draft loses its work."""
-
 
 Kind = Literal["job", "draft", "failure", "checkpoint"]
 
@@ -37,7 +31,7 @@ class Entry:
 
 
 def open_cache(root: Path) -> Store:
-    """The cache in a folder; unlike `Store`, makes none where there is none.
+    """The cache in a folder.
 
     Raises:
         InputError: there is none.
@@ -47,35 +41,26 @@ def open_cache(root: Path) -> Store:
     return Store(root)
 
 
-def references(configs: Sequence[Path]) -> dict[str, list[str]]:
-    """Names of the configs that need each job, by key: jobs of its grid and what those need.
-
-    Raises:
-        InputError: no config at all, or one that cannot be read or built.
-    """
-    from benchmark.grid.grid import make_grid
-    from benchmark.jobs.job import key
-
-    if not configs:
-        raise InputError("no config given, and none in configs/")
-    users: dict[str, list[str]] = defaultdict(list)
-    for config in dict.fromkeys(configs):
-        for job in make_grid(read(config)).jobs():
-            users[key(job)].append(config.stem)
-    return dict(users)
-
-
 def jobs(store: Store) -> Iterator[Entry]:
     """All published jobs."""
     keys = store.keys()
     return (_entry("job", store.root / key, key) for key in keys)
 
 
-def unused(store: Store, needed: Collection[str]) -> list[Entry]:
+def sweep(store: Store, claims: Claims) -> None:
+    """Remove drafts that killed processes left behind."""
+    for draft in store.unfinished():
+        if not claims.is_live(draft.key):
+            shutil.rmtree(draft.folder, ignore_errors=True)
+
+
+def unused(store: Store, claims: Claims, needed: Collection[str]) -> list[Entry]:
     """What can go: jobs, failures and checkpoints that are not needed, and abandoned drafts.
 
-    Drafts whose process may be alive are never among them.
+    Nothing of a job that a living process has claimed is among them.
     """
+    live = set(claims.live())
+    needed = live | set(needed)
     spare: list[Entry] = []
     folders: dict[Kind, Path] = {"failure": store.failures, "checkpoint": store.checkpoints}
     for kind, folder in folders.items():
@@ -84,23 +69,13 @@ def unused(store: Store, needed: Collection[str]) -> list[Entry]:
                 spare.append(_entry(kind, file, file.stem))
     return [
         *(entry for entry in jobs(store) if entry.key not in needed),
-        *(
-            _entry("draft", draft.folder, draft.key)
-            for draft in store.unfinished()
-            if _is_abandoned(draft)
-        ),
+        *(_entry("draft", d.folder, d.key) for d in store.unfinished() if d.key not in live),
         *spare,
     ]
 
 
-def strangers(store: Store, needed: Collection[str]) -> list[Draft]:
-    """What may be running although it is not needed: its grid may use what looks unused."""
-    drafts = store.running().values()
-    return [d for d in drafts if d.key not in needed and not _is_abandoned(d)]
-
-
 def delete(store: Store, entry: Entry) -> None:
-    """Remove it for good; a job goes by one rename, so that no half of it is ever found."""
+    """Remove it for good; a job goes by one rename, so that no half of it is ever seen."""
     if entry.kind == "job":
         store.remove(entry.key)
     elif entry.kind == "draft":
@@ -109,44 +84,39 @@ def delete(store: Store, entry: Entry) -> None:
         entry.path.unlink(missing_ok=True)
 
 
-def faults(folder: Path) -> list[str]:
-    """What is wrong with a job's folder; empty if it is complete and as it was published.
+def discard(keys: Iterable[str], store: Store, claims: Claims) -> int:
+    """Remove published jobs, records of failure and checkpoints; how many jobs there were.
 
-    One that was published before there were checksums can only be told to be complete.
+    Raises:
+        InputError: one of them runs in another driver; nothing is removed then.
     """
+    wanted = list(keys)
+    taken: list[str] = []
     try:
-        return changes(folder) or list(_gaps(folder))
-    except OSError as error:
-        return [f"cannot be read: {error}"]
-
-
-def is_sealed(folder: Path) -> bool:
-    """Whether checksums were published with the folder."""
-    return (folder / CHECKSUMS).exists()
+        for key in wanted:
+            if not claims.take(key):
+                raise InputError(
+                    f"--force: {key} runs in {claims.owner(key)}; nothing is discarded"
+                )
+            taken.append(key)
+        there = [key for key in wanted if key in store]
+        for key in wanted:
+            store.forget_failure(key)
+            store.checkpoint(key).unlink(missing_ok=True)
+        for key in there:
+            store.remove(key)
+        return len(there)
+    finally:
+        for key in taken:
+            claims.release(key)
 
 
 def titles(entries: Sequence[Entry]) -> list[str]:
-    """What each entry is: "dataset / model / attack / seed / defense", of a failure its error.
-
-    Of several that would be called the same, each also names the fields that differ.
-    """
-    found = [_told(entry) for entry in entries]
-    groups: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for title, fields in found:
-        groups[title].append(fields)
-    differing = {
-        title: [
-            name
-            for name in dict.fromkeys(name for fields in group for name in fields)
-            if len({fields.get(name) for fields in group}) > 1
-        ]
-        for title, group in groups.items()
-    }
-    parts = [[f"{n}={f.get(n, '-')}" for n in differing[title]] for title, f in found]
-    return [
-        title + (f" ({', '.join(own)})" if own else "")
-        for (title, _), own in zip(found, parts, strict=True)
-    ]
+    """What each entry is, see `benchmark.cache.description`; of a failure its error."""
+    named: list[str | Description] = [_title(entry) for entry in entries]
+    described = [part for part in named if isinstance(part, Description)]
+    told = iter(description.titles(described))
+    return [part if isinstance(part, str) else next(told) for part in named]
 
 
 def _entry(kind: Kind, path: Path, key: str) -> Entry:
@@ -155,70 +125,17 @@ def _entry(kind: Kind, path: Path, key: str) -> Entry:
     return Entry(kind, path, key, sum(file.st_size for file in files.values()), last.st_mtime)
 
 
-def _is_abandoned(draft: Draft) -> bool:
-    return not draft.alive or (draft.stale and draft.idle > ABANDONED)
-
-
-def _gaps(folder: Path) -> Iterator[str]:
-    """What a complete folder would have."""
-    try:
-        description = json.loads((folder / "job.json").read_text())
-        if name_of(canonical_json(description)) != folder.name:
-            yield "job.json describes another job"
-        kind = description.get("job")
-    except (FileNotFoundError, ValueError, AttributeError):
-        yield "job.json cannot be read"
-        kind = ""
-    try:
-        rows = json.loads((folder / "rows.json").read_text())
-        sound = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
-    except (FileNotFoundError, ValueError):
-        sound = False
-    if not sound:
-        yield "rows.json cannot be read"
-    tensors = folder / "tensors.safetensors"
-    if tensors.exists() or kind in ("asset", "attack"):
-        try:
-            with safe_open(tensors, "numpy"):  # reads the header only
-                pass
-        except (FileNotFoundError, SafetensorError):
-            yield "tensors.safetensors cannot be read"
-
-
-def _told(entry: Entry) -> tuple[str, dict[str, str]]:
-    """(what it is called, its fields); the first is "unknown" if no file says so."""
+def _title(entry: Entry) -> str | Description:
     if entry.kind == "checkpoint":
-        return "checkpoint of an unfinished training", {}
-    file = entry.path if entry.kind == "failure" else entry.path / "job.json"
+        return "checkpoint of an unfinished training"
+    content: Any
     try:
-        told = json.loads(file.read_text())
+        file = entry.path if entry.kind == "failure" else entry.path / "job.json"
+        content = json.loads(file.read_text())
     except (OSError, ValueError):
-        told = None
-    if not isinstance(told, dict):
-        return "unknown", {}
+        content = None
+    if not isinstance(content, dict):
+        return "unknown"
     if entry.kind == "failure":
-        return str(told.get("error", "unknown")), {}
-    victim = told.get("victim", told)
-    axes = victim if isinstance(victim, dict) else {}
-    # A victim's description names the asset of its attack, too.
-    made = "attack" if "attack" in axes else "asset"
-    parts = [axes.get(axis) for axis in ("dataset", "model", made, "seed")]
-    named = [_name(part) for part in (*parts, told.get("defense")) if part is not None]
-    return (" / ".join(named), _flat(told)) if named else ("unknown", {})
-
-
-def _name(part: Any) -> str:
-    if not isinstance(part, Mapping):
-        return str(part)
-    return str(part.get("plugin") or part.get("asset") or "?")
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Fields by dotted name; long values, which are hashes, cut."""
-    flat: dict[str, str] = {}
-    for name, field in value.items():
-        if isinstance(field, Mapping):
-            flat |= _flat(field, "" if name == "victim" else f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(field)[:12]
-    return flat
+        return str(content.get("error", "unknown"))
+    return Description(content)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.cache.checksums import faults, is_sealed
+from benchmark.cache.claims import Claims
+from benchmark.cache.clean import delete, jobs, open_cache, titles, unused
 from benchmark.errors import InputError
+from benchmark.standins import without_torch
 
 BAD = 1
 
@@ -40,13 +45,33 @@ def add_cache(verbs: argparse._SubParsersAction[Any]) -> None:
     gc.add_argument("--delete", action="store_true", help="delete it, rather than list it")
 
 
-def _ls(arguments: argparse.Namespace) -> int:
-    from benchmark.cache.clean import jobs, open_cache, references, titles
+def references(configs: Sequence[Path]) -> dict[str, list[str]]:
+    """Names of the configs that need each job, by key: jobs of its grid and what those need.
 
+    Raises:
+        InputError: no config at all, or one that cannot be read or built.
+    """
+    if not configs:
+        raise InputError("no config was named, and there is none in configs/")
+    users: dict[str, list[str]] = defaultdict(list)
+    for config in dict.fromkeys(configs):
+        for key in without_torch(lambda config=config: _keys(config)):
+            users[key].append(config.stem)
+    return dict(users)
+
+
+def _keys(config: Path) -> list[str]:
+    from benchmark.grid.config import read
+    from benchmark.grid.grid import make_grid
+
+    return [job.key for job in make_grid(read(config)).jobs()]
+
+
+def _ls(arguments: argparse.Namespace) -> int:
     store = open_cache(arguments.cache)
     configs = _configs(arguments)
     users = references(configs)
-    found = list(jobs(store))
+    entries = list(jobs(store))
     lines = sorted(
         (
             title,
@@ -55,16 +80,16 @@ def _ls(arguments: argparse.Namespace) -> int:
             _date(entry.time),
             ",".join(users.get(entry.key, ["-"])),
         )
-        for entry, title in zip(found, titles(found), strict=True)
+        for entry, title in zip(entries, titles(entries), strict=True)
     )
     _print_table(
         ("KEY", "SIZE", "DATE", "USED BY", "JOB"),
         [(key, size, date, used, title) for title, key, size, date, used in lines],
     )
-    spare = [entry for entry in found if entry.key not in users]
+    spare = [entry for entry in entries if entry.key not in users]
     drafts, failures = len(store.unfinished()), len(list(store.failures.glob("*.json")))
     print(
-        f"{len(found)} jobs, {_size(sum(e.size for e in found))}; "
+        f"{len(entries)} jobs, {_size(sum(e.size for e in entries))}; "
         f"{drafts} unfinished, {failures} recorded failures"
     )
     total = f"{len(spare)} of them, {_size(sum(e.size for e in spare))}"
@@ -76,19 +101,17 @@ def _verify(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from benchmark.cache.clean import faults, is_sealed, open_cache
-
     store = open_cache(arguments.cache)
     keys, bad, unsealed = store.keys(), 0, 0
     console = Console(stderr=True)
     for key in track(
         keys, "verifying", console=console, transient=True, disable=not console.is_terminal
     ):
-        found = faults(store.root / key)
+        wrong = faults(store.root / key)
         unsealed += not is_sealed(store.root / key)
-        if found:
+        if wrong:
             bad += 1
-            print(f"{store.root / key}: {'; '.join(found)}")
+            print(f"{store.root / key}: {'; '.join(wrong)}")
     print(f"{len(keys)} jobs: {bad} bad, {len(keys) - bad} sound", end="")
     print(f"; {unsealed} published without checksums: only completeness is known" * bool(unsealed))
     if bad:
@@ -97,26 +120,25 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _gc(arguments: argparse.Namespace) -> int:
-    from benchmark.cache.clean import delete, open_cache, references, strangers, titles, unused
-
     store = open_cache(arguments.cache)
+    claims = Claims(store.root)
     configs = _configs(arguments)
     needed = references(configs)
-    running = strangers(store, needed)
+    running = [key for key in claims.live() if key not in needed]
     if arguments.delete and running:
         raise InputError(
             f"a job runs that none of {_names(configs)} uses, and its grid may use more: name its "
-            f"config as well, or wait: {running[0].folder}"
+            f"config as well, or wait: {running[0]} in {claims.owner(running[0])}"
         )
-    found = unused(store, needed)
+    entries = unused(store, claims, needed)
     lines = []
-    for entry, title in zip(found, titles(found), strict=True):
+    for entry, title in zip(entries, titles(entries), strict=True):
         if arguments.delete:
             delete(store, entry)
         lines.append((entry.kind, entry.key, _size(entry.size), _date(entry.time), title))
     _print_table(("KIND", "KEY", "SIZE", "DATE", "JOB"), lines)
-    total = f"{len(found)} unused by {_names(configs)}, {_size(sum(e.size for e in found))}"
-    print(f"{total}: {'deleted' if arguments.delete else 'kept; --delete deletes them'}")
+    total = f"{len(entries)} unused by {_names(configs)}, {_size(sum(e.size for e in entries))}"
+    print(f"{total}: {'deleted' if arguments.delete else 'not deleted; --delete deletes them'}")
     return 0
 
 

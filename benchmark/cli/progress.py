@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,19 +10,14 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 
-from benchmark.cache.drafts import Draft
+from benchmark.cache.step import Plan
 from benchmark.cache.store import Store
-from benchmark.grid.grid import NO_DEFENSE, Grid
-from benchmark.grid.labels import AXES
-from benchmark.jobs.job import AssetJob, Job, key, needs
 from benchmark.run.driver import Outcome, Trial
-from benchmark.run.durations import Durations, Plan, wall_time
-from benchmark.run.local import Pool
+from benchmark.run.durations import Durations, wall_time
+from benchmark.run.pool import Pool
 
 TAIL = 1 << 16
 """Bytes at the end of a log that are read for its last epoch."""
@@ -84,7 +78,7 @@ class Progress:
             return
         for name in [n for n in self.tasks if n not in running]:
             self.bars.remove_task(self.tasks.pop(name))
-        drafts = self.store.running()
+        drafts = {draft.key: draft for draft in self.store.unfinished()}
         for name, trial in running.items():
             if name not in self.tasks:
                 self.tasks[name] = self.bars.add_task(str(trial.step), total=None, note="")
@@ -129,80 +123,6 @@ def _tail(file: Path) -> list[bytes]:
             return stream.read().splitlines()
     except FileNotFoundError:
         return []
-
-
-def overview(grid: Grid, store: Store) -> tuple[list[Table], bool]:
-    """Tables attack x defense and, for what is not as it should be, why; and whether all is done.
-
-    The first are one for each dataset, model and seed; the second names what runs where since
-    when, what failed with which error, and what is blocked by what.
-    """
-    drafts = store.running()
-    tables: dict[str, dict[str, dict[str, str]]] = {}
-    details: list[tuple[str, str, str]] = []
-    complete = True
-    for job in grid.jobs():
-        if isinstance(job, AssetJob):  # it has no cell of its own
-            state, detail = _state(job, store, drafts)
-            if detail:
-                details.append((str(job), state, detail))
-    for victim, defended in grid.cells():
-        place = grid.place(victim, defended)
-        state, detail = _state(defended or victim, store, drafts)
-        complete &= state == "done"
-        if detail:
-            details.append((" / ".join(str(place[axis]) for axis in AXES), state, detail))
-        title = f"{place['dataset']}, {place['model']}, seed {place['seed']}"
-        tables.setdefault(title, {}).setdefault(place["attack"], {})[place["defense"]] = state
-    shown = []
-    for title, attacks in tables.items():
-        columns = list(next(iter(attacks.values()), {NO_DEFENSE: ""}))
-        table = Table("attack", *columns, title=title, title_justify="left")
-        for attack, cells in attacks.items():
-            table.add_row(attack, *(cells[column] for column in columns))
-        shown.append(table)
-    if details:
-        table = Table("job", "state", "detail", title="details", title_justify="left")
-        for detail_row in details:
-            table.add_row(*map(escape, detail_row))
-        shown.append(table)
-    return shown, complete
-
-
-def _state(job: Job, store: Store, drafts: Mapping[str, Draft]) -> tuple[str, str]:
-    """A word or two for the job's cell, and what there is to say beyond them."""
-    name = key(job)
-    if name in store:
-        return "done", ""
-    if draft := drafts.get(name):
-        epoch, epochs, _ = last_epoch(draft.folder)
-        reached = f"epoch {epoch}/{epochs}" if epochs else "no epoch yet"
-        detail = f"{draft.host}, process {draft.pid}, for {duration(time.time() - draft.since)}"
-        if draft.stale:
-            return "stale", f"{detail}, {reached}, silent for {duration(draft.idle)}"
-        return f"running {epoch}/{epochs}" if epochs else "running", f"{detail}, {reached}"
-    if failure := store.failure(name):
-        return "failed", _why(failure)
-    if culprit := _culprit(job, store):
-        return "blocked", "by {}: {}".format(*culprit)
-    return "missing", ""
-
-
-def _culprit(job: Job, store: Store) -> tuple[Job, str] | None:
-    """The failed job that this one waits for, directly or not, and why it failed."""
-    for need in needs(job):
-        if key(need) in store:
-            continue
-        if failure := store.failure(key(need)):
-            return need, _why(failure)
-        if culprit := _culprit(need, store):
-            return culprit
-    return None
-
-
-def _why(failure: Mapping[str, str]) -> str:
-    kind = failure.get("kind", "error")
-    return failure["error"] if kind == "error" else f"{kind}: {failure['error']}"
 
 
 def duration(seconds: float) -> str:

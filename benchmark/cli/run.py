@@ -1,19 +1,123 @@
-"""Between the command line and the driver: where jobs run, and how long that may take."""
+"""The verb `run`: where jobs run, what is run again, how long it may take; then the report."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmark.cli.progress import duration
+from benchmark.cli.options import cache_folder, data_folder, results_folder
+from benchmark.cli.report import write_report
+from benchmark.cli.texts import changed_texts
 from benchmark.errors import InputError
-from benchmark.grid.config import Config
-from benchmark.run.durations import Durations, Plan, wall_time
-from benchmark.run.local import Pool, SlotPool
 
+if TYPE_CHECKING:
+    from benchmark.cache.step import Plan
+    from benchmark.cache.store import Store
+    from benchmark.grid.config import Config
+    from benchmark.grid.grid import Grid
+    from benchmark.run.durations import Durations
+    from benchmark.run.pool import Pool
+
+INCOMPLETE = 1
 UNITS = {"h": 3600, "m": 60, "s": 1}
-IMPORTS = ("benchmark.jobs.work",)
+IMPORTS = ("benchmark.jobs.run_job",)
+"""What a worker loads before its first job."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run what is missing of a grid, then write rows, tables and figures."""
+    from benchmark.cache.claims import Claims
+    from benchmark.cache.clean import discard, sweep
+    from benchmark.cache.store import Store
+    from benchmark.cli.progress import Progress, duration
+    from benchmark.cli.terminate import terminable
+    from benchmark.grid.config import read
+    from benchmark.grid.grid import make_grid
+    from benchmark.grid.plan import make_plan
+    from benchmark.jobs.flops import training_flops
+    from benchmark.jobs.run_job import run_job
+    from benchmark.run.driver import Driver
+    from benchmark.run.durations import learned
+    from benchmark.run.failures import NoWorkers
+
+    config = read(arguments.config)
+    grid = make_grid(config, arguments.only)
+    plan = make_plan(grid.jobs(), training_flops)
+    again = forced(config, arguments.force) & set(plan)
+    budget = seconds(arguments.budget, "--budget") if arguments.budget else None
+    limit = seconds(arguments.time_limit, "--time-limit") if arguments.time_limit else None
+    data = data_folder(arguments, config.data)
+    if arguments.engine == "dask":
+        pool, device = cluster_pool(arguments.scheduler, arguments.resource, limit), ""
+    else:
+        pool, device = local_pool(arguments.device, arguments.per_device, limit)
+    store, stopped = Store(cache_folder(arguments)), ""
+    if arguments.dry_run:
+        with closing(pool):
+            done = {key for key in plan if key in store} - again
+            durations = learned(store, device)
+            print(preview(plan, done, durations, pool.slots(), arguments.per_device, device))
+        return 0
+    check_data(grid, store, again, data)
+    # The claims last longer than the workers: no other run may start what is still being killed.
+    with terminable(), Claims(store.root) as claims, closing(pool):
+        sweep(store, claims)
+        for line in changed_texts(plan, store):
+            print(line)
+        if again:
+            print(f"finished jobs discarded, to run again: {discard(again, store, claims)}")
+        if arguments.retry_failed:
+            for key in plan:
+                store.forget_failure(key)
+        durations = learned(store, device)
+        work = partial(run_job, store=Store(store.root.absolute()), data=data.absolute())
+        with Progress(plan, store, pool, durations) as progress:
+            driver = Driver(
+                plan, store, pool, work, claims, progress.show, durations, budget, progress.tick
+            )
+            try:
+                driver.run()
+                stopped = driver.stopped
+            except NoWorkers as error:
+                stopped = str(error)
+    # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
+    write_rows(make_grid(config), store, results_folder(arguments), config)
+    if left := driver.left():
+        why = stopped or f"the budget of {arguments.budget} is used up"
+        took = duration(sum(map(durations.seconds, left)))
+        print(f"{why}; {len(left)} jobs left out, about {took} of work", file=sys.stderr)
+    return INCOMPLETE if any(key not in store for key in plan) else 0
+
+
+def check_data(grid: Grid, store: Store, again: Collection[str], data: Path) -> None:
+    """Read each dataset that a job to run needs, so that a missing one is known before training.
+
+    Raises:
+        InputError: names the command that makes the missing files.
+    """
+    cells = list(grid.cells())
+    missing = [v for v, d in cells if (d or v).key not in store or (d or v).key in again]
+    for dataset in dict.fromkeys(victim.dataset for victim in missing):
+        dataset(data)
+
+
+def write_rows(grid: Grid, store: Store, folder: Path, config: Config) -> None:
+    """Write `rows.csv` of all finished cells and the report; nothing when there is none."""
+    rows = grid.rows(store)
+    if rows.empty:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
+    rows.to_csv(draft, index=False)
+    draft.replace(folder / "rows.csv")
+    write_report(folder, config)
 
 
 def seconds(text: str, flag: str) -> float:
@@ -22,17 +126,19 @@ def seconds(text: str, flag: str) -> float:
     Raises:
         InputError: anything else, and zero.
     """
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    numbers = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
     total = sum(
         int(number) * unit
-        for number, unit in zip(found.groups("0") if found else (), UNITS.values(), strict=False)
+        for number, unit in zip(
+            numbers.groups("0") if numbers else (), UNITS.values(), strict=False
+        )
     )
     if not total:
         raise InputError(f"{flag} is {text!r}, accepted: such as 90s, 30m, 2h or 1h30m")
     return float(total)
 
 
-def local_pool(device: str, per_device: int, limit: float | None) -> tuple[SlotPool, str]:
+def local_pool(device: str, per_device: int, limit: float | None) -> tuple[Pool, str]:
     """One slot, or several, on each chosen device of this machine; and the device's name in rows.
 
     Raises:
@@ -41,10 +147,12 @@ def local_pool(device: str, per_device: int, limit: float | None) -> tuple[SlotP
     import torch
 
     from benchmark.cost import hardware
+    from benchmark.run.local import LocalPool, cores
 
-    slots = _slots(device, per_device, torch.cuda.device_count())
-    kind = torch.device("cuda" if slots[0] else "cpu")
-    return SlotPool(slots, limit=limit, imports=IMPORTS), str(hardware(kind)["device"])
+    devices = _devices(device, per_device, torch.cuda.device_count())
+    kind = torch.device("cuda" if devices[0] else "cpu")
+    threads = max(1, cores() // len(devices))
+    return LocalPool(devices, limit=limit, imports=IMPORTS), hardware(kind, threads)["device"]
 
 
 def cluster_pool(scheduler: str | None, resource: str, limit: float | None) -> Pool:
@@ -60,41 +168,49 @@ def cluster_pool(scheduler: str | None, resource: str, limit: float | None) -> P
     return DaskPool(scheduler, resource, limit=limit, imports=IMPORTS)
 
 
-def forced(config: Config, force: str, plan: Plan) -> set[str]:
-    """Keys of the plan's jobs that `--force` names: whole cells, or of them the defenses only.
+def forced(config: Config, force: Sequence[str]) -> set[str]:
+    """Keys of the jobs that `--force` names: whole cells, or of them the defenses only.
+
+    A forced victim is made from a new asset, too.
 
     Raises:
         InputError: an axis or a name that the grid has not.
     """
     from benchmark.grid.grid import make_grid
-    from benchmark.grid.plan import make_plan
+    from benchmark.grid.labels import filters_of
 
     if not force:
         return set()
-    try:
-        grid = make_grid(config, force)
-    except InputError as error:
-        raise InputError(str(error).replace("--only", "--force", 1)) from None
-    only_defenses = any(part.strip().startswith("defense") for part in force.split(","))
-    cells = [defended or victim for victim, defended in grid.cells()]
-    named = make_plan(job for job in cells if job not in grid.victims or not only_defenses)
-    return set(named) & set(plan)
+    grid = make_grid(config, force, "--force")
+    keys = {defended.key for _, defended in grid.cells() if defended}
+    if "defense" not in filters_of(force):
+        keys |= {victim.key for victim in grid.victims}
+        keys |= {victim.asset.key for victim in grid.victims if victim.asset}
+    return keys
 
 
 def preview(
-    plan: Plan, done: Collection[str], durations: Durations, slots: int, per_device: int = 1
+    plan: Plan,
+    done: Collection[str],
+    durations: Durations,
+    slots: int,
+    per_device: int = 1,
+    device: str = "",
 ) -> str:
-    """What a run would do, and about how long that takes."""
+    """What a run would do, and about how long that takes on the device."""
+    from benchmark.cli.progress import duration
+    from benchmark.run.durations import wall_time
+
     missing = [key for key in plan if key not in done]
-    text = f"{len(plan)} jobs: {len(plan) - len(missing)} cached, {len(missing)} to run"
+    text = f"{len(plan)} jobs: {len(missing)} to run, {len(plan) - len(missing)} cached"
     if not missing:
         return text
     work = sum(durations.seconds(plan[key]) for key in missing) / per_device
     wall = wall_time(plan, {}, missing, slots, durations)
-    guessed = sum(not durations.is_measured(plan[key]) for key in missing)
-    text += f"\nabout {work / 3600:.2f} device hours, {duration(wall)} on {_count(slots, 'slot')}"
-    if guessed:
-        text += f"; a guess for {guessed} of them: nothing like these was measured on this device"
+    where = f"{_count(slots, 'slot')}" + (f" of {device}" if device else "")
+    text += f"\nabout {work / 3600:.2f} device hours, {duration(wall)} on {where}"
+    if guesses := sum(not durations.is_measured(plan[key]) for key in missing):
+        text += f"; a guess for {guesses} of them: nothing like these was measured on this device"
     return text
 
 
@@ -102,7 +218,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def _slots(device: str, per_device: int, count: int) -> list[str]:
+def _devices(device: str, per_device: int, count: int) -> list[str]:
     """What CUDA_VISIBLE_DEVICES says in each slot, "" for the CPU."""
     if per_device < 1:
         raise InputError(f"--per-device is {per_device}, accepted: at least 1")

@@ -23,7 +23,7 @@ from benchmark.contract.defenses import check_defense
 from benchmark.contract.models import check_model
 from benchmark.contract.rules import BrokenRule, require
 from benchmark.errors import InputError
-from benchmark.plugin import KINDS, Plugin, construct, keys
+from benchmark.plugin import KINDS, Plugin, construct, plugin_names
 
 __all__ = ["BrokenRule", "check"]
 
@@ -61,7 +61,7 @@ def _check_class(kind: str, cls: type[Plugin]) -> Plugin:
     require(hash(plugin) == hash(copy.deepcopy(plugin)), "a plugin is a value")
     text = json.dumps(plugin.canonical())
     require(str(Path(__file__).parents[2]) not in text, "no path enters the key", text)
-    others = {f"{KINDS[k]}.{key}" for k in KINDS for key in keys(k)} - {cls.__module__}
+    others = {f"{KINDS[k]}.{key}" for k in KINDS for key in plugin_names(k)} - {cls.__module__}
     for module in _imports(Path(inspect.getfile(cls))):
         require(module not in others, "a plugin imports no other plugin", module)
     return plugin

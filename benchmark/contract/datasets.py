@@ -9,14 +9,14 @@ import torch
 from benchmark.contract.rules import require
 from benchmark.data import Dataset
 from benchmark.errors import InputError
-from benchmark.plugin import key_of
+from benchmark.plugin import plugin_name
 
 
 def check_dataset(dataset: Dataset) -> None:
     try:
         task = dataset(Path("no-such-folder"))
     except InputError as error:
-        told = f"fetch {key_of(dataset)}" in str(error)
+        told = f"fetch {plugin_name(dataset)}" in str(error)
         require(told, "a missing dataset names the command that makes it", str(error))
         return
     for split in (task.train, task.test):

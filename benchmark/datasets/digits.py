@@ -21,6 +21,7 @@ class Digits(Dataset):
 
     name: ClassVar[str] = "Digits"
     num_classes: ClassVar[int] = 10
+    train_size: ClassVar[int] = 1_437
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     mean: ClassVar[tuple[float, ...]] = (0.305, 0.305, 0.305)
     std: ClassVar[tuple[float, ...]] = (0.340, 0.340, 0.340)

@@ -36,6 +36,7 @@ class Gtsrb(Dataset):
 
     name: ClassVar[str] = "GTSRB"
     num_classes: ClassVar[int] = 43
+    train_size: ClassVar[int] = 39_209
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     mean: ClassVar[tuple[float, ...]] = (0.0, 0.0, 0.0)
     std: ClassVar[tuple[float, ...]] = (1.0, 1.0, 1.0)

@@ -44,6 +44,10 @@ class TinyImageNet(Dataset):
         check_range(self, "per_class", least=1, most=500)
 
     @property
+    def train_size(self) -> int:  # type: ignore[override] # a constant of each variant
+        return self.num_classes * self.per_class
+
+    @property
     def label(self) -> str:
         return self.name if self.per_class == 500 else f"{self.name} ({self.per_class} per class)"
 

@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attacks.asset import CleanModel
 from attacks.base import Attack
-from benchmark.cache.store import Row, Store
 from benchmark.data import Dataset
 from benchmark.errors import InputError, nearest
 from benchmark.grid.config import Config
-from benchmark.grid.labels import AXES, filters_of, kept, labels_of
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job, key, needs
-from benchmark.plugin import Plugin, build, construct, key_of
-from benchmark.report.tables import check
+from benchmark.grid.labels import filtered, filters_of, labels_of
+from benchmark.grid.plan import with_needs
+from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
+from benchmark.plugin import Plugin, build, construct, plugin_name
+from benchmark.rows import AXES, COLUMNS, PART_COLUMNS, UNDEFENDED, Row, check_rule
 from benchmark.train import Recipe
 from defenses.base import Defense
 
-NO_DEFENSE = "No Defense"
+if TYPE_CHECKING:
+    import pandas as pd
+
 MIN_ASR = 0.5
 """Below this undefended ASR an attack did not work, and defending it says nothing."""
-COLUMNS = (
-    *("dataset", "model", "attack", "defense", "seed", "key", "victim", "kind", "step", "value"),
-    *("select", "acc", "asr", "racc", "n_clean", "n_poisoned", "own_acc", "uses", "poison_ratio"),
-    *("clean_ratio", "status", "note", "seconds", "peak_mib", "device", "versions"),
-)
-PARTS = ("asr_1", "asr_2", "racc_1", "racc_2")
-"""Columns of the triggers of an attack that has two, in tables that have such an attack."""
+
+
+class Results(Protocol):
+    """Where rows of finished jobs are, by key; see `benchmark.cache.store.Store`."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def rows(self, key: str) -> list[Row]: ...
 
 
 @dataclass(frozen=True)
@@ -64,54 +64,47 @@ class Grid:
 
     def jobs(self) -> list[Job]:
         """Every job once, what it needs before it."""
-        jobs: dict[str, Job] = {}
-
-        def add(job: Job) -> None:
-            for need in needs(job):
-                add(need)
-            jobs.setdefault(key(job), job)
-
-        for victim, defended in self.cells():
-            add(defended or victim)
-        for reference in self.references:
-            add(reference)
-        return list(jobs.values())
+        cells = [defended or victim for victim, defended in self.cells()]
+        return with_needs([*cells, *self.references])
 
     def place(self, victim: AttackJob, defended: DefenseJob | None) -> dict[str, Any]:
         """Labels of a cell along each axis of the grid."""
         return {
             "dataset": self.labels[victim.dataset],
-            "model": self.labels[victim.model],
+            "model": self.labels[victim.architecture],
             "attack": self.labels[victim.attack],
-            "defense": self.labels[defended.defense] if defended else NO_DEFENSE,
+            "defense": self.labels[defended.defense] if defended else UNDEFENDED,
             "seed": victim.seed,
         }
 
-    def rows(self, store: Store) -> pd.DataFrame:
+    def rows(self, results: Results) -> pd.DataFrame:
         """Labelled rows of all finished cells, in the grid's order."""
-        found: list[Row] = []
+        import pandas as pd
+
+        rows: list[Row] = []
         for victim, defended in self.cells():
-            if key(defended or victim) not in store:
-                continue
-            labels = self.place(victim, defended) | {
-                "key": key(defended or victim),
-                "victim": key(victim),
-                "clean_ratio": _budget(defended),
-            }
-            found.extend(labels | _judged(victim, row) for row in store.rows(labels["key"]))
+            job = defended or victim
+            if job.key in results:
+                labels = self.place(victim, defended) | {"key": job.key, "victim": victim.key}
+                table = labels | _of_the_table(defended)
+                rows.extend(_judged(victim, row) | table for row in results.rows(job.key))
         for job in self.references:
-            if key(job) in store:
-                place = {"dataset": self.labels[job.dataset], "model": self.labels[job.model]}
-                found.extend(
-                    row | place | {"seed": job.seed, "key": key(job)}
-                    for row in store.rows(key(job))
-                )
-        table = pd.DataFrame(found)
-        return table.reindex(columns=[*COLUMNS, *(c for c in PARTS if c in table)])
+            if job.key in results:
+                place = {
+                    "dataset": self.labels[job.dataset],
+                    "model": self.labels[job.architecture],
+                    "seed": job.seed,
+                    "key": job.key,
+                }
+                rows.extend(row | place for row in results.rows(job.key))
+        frame = pd.DataFrame(rows)
+        return frame.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in frame)])
 
 
-def make_grid(config: Config, only: str = "") -> Grid:
-    """Build every plugin of a config; `only` keeps cells, as in "attack=badnets,defense=sau".
+def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") -> Grid:
+    """Build every plugin of a config; `only` keeps cells, see `benchmark.grid.labels.filters_of`.
+
+    flag: what errors call `only`.
 
     Raises:
         InputError: a plugin, field or value that does not exist, or a class no dataset has.
@@ -129,13 +122,19 @@ def make_grid(config: Config, only: str = "") -> Grid:
     for axis in AXES[:-1]:
         labels |= labels_of(axis, parts[axis])
     _check_rules(config.select, [labels[defense] for defense in parts["defense"]])
-    filters = filters_of(only)
+    filters = filters_of(only, flag)
     for axis, names in filters.items():
-        parts[axis] = kept(axis, parts[axis], names, labels)
+        parts[axis] = filtered(axis, parts[axis], names, labels, flag)
     for dataset, attack in product(parts["dataset"], parts["attack"]):
         _check_target(dataset, attack)
     victims = tuple(
-        AttackJob(dataset=dataset, model=model, attack=attack, recipe=recipes[attack], seed=seed)
+        AttackJob(
+            dataset=dataset,
+            architecture=model,
+            attack=attack,
+            recipe=recipes[attack],
+            seed=seed,
+        )
         for dataset, model, attack, seed in product(
             parts["dataset"], parts["model"], parts["attack"], parts["seed"]
         )
@@ -143,7 +142,7 @@ def make_grid(config: Config, only: str = "") -> Grid:
     references = tuple(
         AssetJob(
             dataset=dataset,
-            model=model,
+            architecture=model,
             asset=CleanModel(),
             recipe=construct(Recipe, config.recipe, "recipe"),
             seed=seed,
@@ -166,21 +165,13 @@ def _recipes(config: Config) -> dict[Attack, Recipe]:
                 own = values["recipe"]
                 given = {name: {k: v for k, v in values.items() if k != "recipe"}}
         attack: Any = build("attacks", given)
-        what = f"attack {key_of(attack)!r}: recipe" if own else "recipe"
+        what = f"attack {plugin_name(attack)!r}: recipe" if own else "recipe"
         recipe = construct(Recipe, {**config.recipe, **own}, what)
         if recipes.setdefault(attack, recipe) != recipe:
-            raise InputError(f"attack {key_of(attack)!r} is given twice with different recipes")
+            raise InputError(
+                f"attack {plugin_name(attack)!r} is given twice with different recipes"
+            )
     return recipes
-
-
-def check_data(grid: Grid, data: Path) -> None:
-    """Read every dataset of the grid once, so that a missing one is known before any training.
-
-    Raises:
-        InputError: names the command that makes the missing files.
-    """
-    for dataset in dict.fromkeys(victim.dataset for victim in grid.victims):
-        dataset(data)
 
 
 def _judged(victim: AttackJob, row: Row) -> Row:
@@ -193,11 +184,13 @@ def _judged(victim: AttackJob, row: Row) -> Row:
     return row | ({"status": "collapsed"} if task_lost or weakest < MIN_ASR else {})
 
 
-def _budget(defended: DefenseJob | None) -> float | None:
-    """The share of the training set that a defense is handed clean; None where it gets none."""
-    if defended is None or defended.defense.uses != "clean":
-        return None
-    return defended.clean_ratio
+def _of_the_table(defended: DefenseJob | None) -> Row:
+    """The columns of a cell that are no measurement: what the defense gets, how it is chosen."""
+    if defended is None:
+        return {"clean_ratio": None}
+    defense = defended.defense
+    budget = defended.clean_ratio if defense.uses == "clean" else None
+    return {"clean_ratio": budget, "uses": defense.uses, "select": defense.select}
 
 
 def _check_rules(rules: Mapping[str, str], labels: Sequence[str]) -> None:
@@ -209,7 +202,7 @@ def _check_rules(rules: Mapping[str, str], labels: Sequence[str]) -> None:
                 f"{nearest(label, labels)}"
             )
         try:
-            check(rule, label)
+            check_rule(rule, label)
         except ValueError as error:
             raise InputError(f"select: {error}") from None
 
@@ -218,6 +211,6 @@ def _check_target(dataset: Dataset, attack: Attack) -> None:
     for part in attack.parts:
         if part.target >= dataset.num_classes:
             raise InputError(
-                f"attack {key_of(part)!r}: target is {part.target}, but {dataset.name} has classes "
-                f"0 to {dataset.num_classes - 1}"
+                f"attack {plugin_name(part)!r}: target is {part.target}, but {dataset.name} has "
+                f"classes 0 to {dataset.num_classes - 1}"
             )

@@ -1,20 +1,23 @@
-"""The axes of a grid: what their entries are called, and which of them a filter keeps."""
+"""What the entries of an axis are called, and which of them a filter keeps."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from benchmark.errors import InputError, nearest
-from benchmark.plugin import Plugin, key_of
+from benchmark.plugin import Plugin, plugin_name
+from benchmark.rows import AXES
 
-AXES = ("dataset", "model", "attack", "defense", "seed")
+Filters = Mapping[str, set[str]]
+"""The names to keep, by axis."""
 
 
 def labels_of(axis: str, plugins: Sequence[Plugin]) -> dict[Plugin, str]:
-    """A plugin's own label; of several with one label, each also names the fields that differ.
+    """The label of each plugin; of several with one label, each also names the fields that differ.
 
     Those in which they differ from each other; a field that has its default is not named.
 
@@ -35,40 +38,63 @@ def labels_of(axis: str, plugins: Sequence[Plugin]) -> dict[Plugin, str]:
     return labels
 
 
-def filters_of(only: str) -> dict[str, set[str]]:
-    """The names to keep on each axis that "AXIS=NAME,..." mentions.
+def filters_of(texts: Sequence[str], flag: str = "--only") -> dict[str, set[str]]:
+    """The names to keep on each axis that texts such as "attack=lf,defense=sau" mention.
+
+    A name may be any label of a table: a comma separates two parts only where an axis follows it
+    and no parenthesis is open, so "SAU (epochs=12, lr=0.0004)" is one name.
 
     Raises:
         InputError: text of another form, or an axis that does not exist.
     """
     filters: dict[str, set[str]] = {}
-    for part in filter(None, (p.strip() for p in only.split(","))):
+    for part in (part for text in texts for part in _parts(text)):
         axis, equals, name = (s.strip() for s in part.partition("="))
         if not equals or axis not in AXES:
             raise InputError(
-                f"--only: {part!r} is not AXIS=NAME; axes: {', '.join(AXES)}{nearest(axis, AXES)}"
+                f"{flag}: {part!r} is not AXIS=NAME; axes: {', '.join(AXES)}{nearest(axis, AXES)}"
             )
         filters.setdefault(axis, set()).add(name)
     return filters
 
 
-def kept(axis: str, plugins: list[Any], names: set[str], labels: dict[Plugin, str]) -> list[Any]:
-    """The plugins or seeds of an axis whose key or label is among the names.
+def filtered(
+    axis: str, entries: list[Any], names: set[str], labels: Mapping[Plugin, str], flag: str
+) -> list[Any]:
+    """The plugins or seeds of an axis whose plugin name or label is among the names.
 
     Raises:
         InputError: a name that none of them has.
     """
 
     def known(entry: Any) -> set[str]:
-        return {str(entry)} if axis == "seed" else {key_of(entry), labels[entry]}
+        return {str(entry)} if axis == "seed" else {plugin_name(entry), labels[entry]}
 
-    accepted = set().union(*(known(entry) for entry in plugins)) if plugins else set()
-    for name in names - accepted:
+    accepted = set().union(*(known(entry) for entry in entries)) if entries else set()
+    for name in sorted(names - accepted):
         raise InputError(
-            f"--only: no {axis} {name!r} in this grid; accepted: {', '.join(sorted(accepted))}"
+            f"{flag}: no {axis} {name!r} in this grid; accepted: {', '.join(sorted(accepted))}"
             f"{nearest(name, accepted)}"
         )
-    return [entry for entry in plugins if known(entry) & names]
+    return [entry for entry in entries if known(entry) & names]
+
+
+def _parts(text: str) -> list[str]:
+    parts = [""]
+    for piece in re.split(r"(,)", text):
+        whole = parts[-1].count("(") <= parts[-1].count(")")
+        if piece == "," and whole:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    # A comma before anything but an axis belongs to the name.
+    joined: list[str] = []
+    for part in parts:
+        if joined and "=" not in part:
+            joined[-1] += "," + part
+        else:
+            joined.append(part)
+    return [part.strip() for part in joined if part.strip()]
 
 
 def _changes(plugin: Plugin) -> list[str]:

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job, describe, key, needs
-from benchmark.run.durations import Step
+from benchmark.cache.description import Description
+from benchmark.cache.step import Plan, Step
+from benchmark.jobs.job import AttackJob, DefenseJob, Job
 
 
-def make_plan(jobs: Iterable[Job]) -> dict[str, Step]:
-    """Steps by key, needs before those that need them; each job is hashed once."""
-    steps: dict[str, Step] = {}
-    keys: dict[Job, str] = {}
+def make_plan(jobs: Iterable[Job], flops: Callable[[Job], float] = lambda _: 0.0) -> Plan:
+    """Steps by key of the jobs and of all they need, needs before those that need them.
 
-    def name(job: Job) -> str:
-        if job not in keys:
-            keys[job] = key(job)
-        return keys[job]
+    flops: operations of a training pass, see `benchmark.jobs.flops`.
+    """
+    return {job.key: _step(job, flops(job)) for job in with_needs(jobs)}
+
+
+def with_needs(jobs: Iterable[Job]) -> list[Job]:
+    """Every job once, with all it needs before it."""
+    ordered: dict[str, Job] = {}
+
+    def add(job: Job) -> None:
+        for need in job.needs:
+            add(need)
+        ordered.setdefault(job.key, job)
 
     for job in jobs:
-        match job:
-            case DefenseJob():
-                row = name(job.victim)
-            case AttackJob():
-                row = name(job)
-            case AssetJob():
-                row = ""
-        steps[name(job)] = Step(
-            name(job), job, json.loads(describe(job)), tuple(map(name, needs(job))), row
-        )
-    return steps
+        add(job)
+    return list(ordered.values())
+
+
+def _step(job: Job, flops: float) -> Step:
+    match job:
+        case DefenseJob():
+            row = job.victim.key
+        case AttackJob():
+            row = job.key
+        case _:
+            row = ""
+    return Step(
+        key=job.key,
+        title=str(job),
+        description=Description(job.canonical()),
+        job=job,
+        needs=tuple(need.key for need in job.needs),
+        row=row,
+        texts=job.texts,
+        flops=flops,
+    )

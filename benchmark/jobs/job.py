@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from attacks.asset import Asset, CleanModel
 from attacks.base import Attack
-from benchmark.cache.store import canonical_json, name_of
+from benchmark.canonical import job_key
 from benchmark.data import Dataset
+from benchmark.plugin import text_digest
 from benchmark.train import Recipe
 from defenses.base import Defense
 from models.classifier import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssetJob:
+class Job(ABC):
+    """Something that is computed once and cached."""
+
+    @abstractmethod
+    def canonical(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON: nothing of order, paths, time or machine."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> tuple[Job, ...]:
+        """The jobs whose results this one reads."""
+
+    @property
+    @abstractmethod
+    def plugins(self) -> dict[str, object]:
+        """The plugins, and the asset, whose code runs in this job, by role."""
+
+    @cached_property
+    def key(self) -> str:
+        """The name of the job in the cache; hashed once, and pickled with the job."""
+        return job_key(self.canonical())
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Digests of the files of `plugins`, by role: recorded with the result, not in the key."""
+        return {role: text_digest(type(plugin)) for role, plugin in self.plugins.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetJob(Job):
     """Make what an attack needs from the clean training set, for all runs that need it.
 
-    model, recipe: of the model that it trains or reads; no part of the key if it uses none.
+    architecture, recipe: of the model that it trains or reads; no part of the key if it uses none.
     """
 
     dataset: Dataset
-    model: Architecture
+    architecture: Architecture
     asset: Asset
     recipe: Recipe
     seed: int
 
     def canonical(self) -> dict[str, Any]:
-        used = {"model": self.model.canonical(), "recipe": asdict(self.recipe)}
+        used = {"architecture": self.architecture.canonical(), "recipe": asdict(self.recipe)}
         return {
             "job": "asset",
             "dataset": self.dataset.canonical(),
@@ -38,21 +70,30 @@ class AssetJob:
         }
 
     @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.clean_model,) if self.clean_model else ()
+
+    @property
+    def plugins(self) -> dict[str, object]:
+        used = {} if self.asset.model == "unused" else {"architecture": self.architecture}
+        return {"dataset": self.dataset, "asset": self.asset, **used}
+
+    @property
     def clean_model(self) -> AssetJob | None:
         """The job that trains the model which the asset is made from."""
         return replace(self, asset=CleanModel()) if self.asset.model == "clean" else None
 
     def __str__(self) -> str:
-        where = "" if self.asset.model == "unused" else f" / {self.model.label}"
+        where = "" if self.asset.model == "unused" else f" / {self.architecture.label}"
         return f"{self.dataset.label}{where} / {type(self.asset).__name__} / {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackJob:
+class AttackJob(Job):
     """Train one victim."""
 
     dataset: Dataset
-    model: Architecture
+    architecture: Architecture
     attack: Attack
     recipe: Recipe
     seed: int
@@ -61,12 +102,20 @@ class AttackJob:
         return {
             "job": "attack",
             "dataset": self.dataset.canonical(),
-            "model": self.model.canonical(),
+            "architecture": self.architecture.canonical(),
             "attack": self.attack.canonical(),
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             **({"asset": self.asset.asset.canonical()} if self.asset else {}),
         }
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.asset,) if self.asset else ()
+
+    @property
+    def plugins(self) -> dict[str, object]:
+        return {"dataset": self.dataset, "architecture": self.architecture, "attack": self.attack}
 
     @property
     def asset(self) -> AssetJob | None:
@@ -75,18 +124,19 @@ class AttackJob:
             return None
         return AssetJob(
             dataset=self.dataset,
-            model=self.model,
+            architecture=self.architecture,
             asset=self.attack.asset,
             recipe=self.recipe,
             seed=self.seed,
         )
 
     def __str__(self) -> str:
-        return f"{self.dataset.label} / {self.model.label} / {self.attack.label} / {self.seed}"
+        where = f"{self.dataset.label} / {self.architecture.label}"
+        return f"{where} / {self.attack.label} / {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DefenseJob:
+class DefenseJob(Job):
     """Defend one victim and score the result.
 
     clean_ratio: the defender's share of the clean training set. score_every: rounds between two
@@ -107,31 +157,13 @@ class DefenseJob:
             "score_every": self.score_every,
         }
 
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.victim,)
+
+    @property
+    def plugins(self) -> dict[str, object]:
+        return {"defense": self.defense}
+
     def __str__(self) -> str:
         return f"{self.victim} / {self.defense.label}"
-
-
-Job = AssetJob | AttackJob | DefenseJob
-
-
-def describe(job: Job) -> str:
-    """The canonical JSON: independent of the order of fields, of paths, time and machine."""
-    return canonical_json(job.canonical())
-
-
-def key(job: Job) -> str:
-    """The job's name in the cache."""
-    return name_of(describe(job))
-
-
-def needs(job: Job) -> tuple[Job, ...]:
-    """Jobs whose results this one reads."""
-    need: Job | None = None
-    match job:
-        case DefenseJob():
-            need = job.victim
-        case AttackJob():
-            need = job.asset
-        case AssetJob():
-            need = job.clean_model
-    return (need,) if need else ()

@@ -2,64 +2,93 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import random
-import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attacks.asset import CleanModel
-from attacks.base import Attack, Trigger, each_trigger, poison
-from benchmark.cache.store import Row, Store, write_json, write_tensors
+from attacks.base import poison_test
 from benchmark.checkpoint import checkpoints
 from benchmark.cost import Clock, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job, describe, key
-from benchmark.metrics import Poisoned, poison_test, predict, score, share
+from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
+from benchmark.jobs.journal import journal
+from benchmark.metrics import Poisoned, predict, score, share
+from benchmark.rows import Row
 from defenses.base import NotApplicable
 from models.classifier import Classifier
 
-R = TypeVar("R")
 CHECKPOINT_EVERY = 300.0
 """Seconds between two checkpoints of an attack's training; one takes a fraction of a second."""
 
 
-def execute(job: Job, store: Store, device: torch.device, data: Path) -> None:
+class Draft(Protocol):
+    """A folder that a job fills, see `benchmark.cache.store`."""
+
+    folder: Path
+
+    def write_json(self, name: str, value: Any) -> None: ...
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None: ...
+
+
+class Store(Protocol):
+    """Where results of jobs are, by key; `benchmark.cache.store.Store` is the one there is."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def rows(self, key: str) -> list[Row]: ...
+
+    def tensors(self, key: str, device: str = ...) -> dict[str, Tensor]: ...
+
+    def draft(self, key: str) -> AbstractContextManager[Draft]: ...
+
+    def checkpoint(self, key: str) -> Path: ...
+
+
+def run_job(job: Job, store: Store, data: Path, device: torch.device | None = None) -> None:
     """Run the job and publish its folder; a job that is published already is left alone.
+
+    Args:
+        data: folder of the datasets.
+        device: by default the one GPU that this process sees, or else the CPU.
 
     Raises:
         Exception: whatever the method raises; nothing is published then.
     """
-    if key(job) in store:
+    if job.key in store:
         return
-    with store.draft(key(job)) as folder:
-        write_json(folder / "job.json", json.loads(describe(job)))
-        with _journal(folder / "log.jsonl") as notes:
-            task = _task((job.victim if isinstance(job, DefenseJob) else job).dataset, data)
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with store.draft(job.key) as draft:
+        draft.write_json("job.json", job.canonical())
+        draft.write_json("texts.json", job.texts)
+        with journal(draft.folder / "log.jsonl", job.plugins.values()) as texts:
             match job:
                 case AssetJob():
-                    rows = _make_asset(job, task.to(device), store, folder)
+                    rows = _make_asset(job, _task(job.dataset, data).to(device), store, draft)
                 case AttackJob():
-                    rows = _attack(job, task.to(device), store, folder)
+                    rows = _attack(job, _task(job.dataset, data).to(device), store, draft)
                 case DefenseJob():
-                    rows = _defend(job, task, store, device)
-        common = {"note": "; ".join(dict.fromkeys(notes)), **hardware(device)}
-        write_json(folder / "rows.json", [row | common for row in rows])
+                    rows = _defend(job, _task(job.victim.dataset, data), store, device)
+                case _:
+                    raise TypeError(f"{type(job).__name__} is no kind of job")
+        common = {**texts(), **hardware(device)}
+        draft.write_json("rows.json", [row | common for row in rows])
 
 
 def load_victim(
     job: AttackJob, store: Store, device: torch.device
 ) -> tuple[Classifier, dict[str, Tensor]]:
     """The trained model of a finished job, and the tensors beside its weights."""
-    tensors = store.tensors(key(job), str(device))
+    tensors = store.tensors(job.key, str(device))
     model = _make(job, device)
     weights = {name: tensors.pop(f"model.{name}") for name in model.state_dict()}
     model.load_state_dict(weights)
@@ -68,99 +97,93 @@ def load_victim(
 
 def _make(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
     # Channels last is the faster layout for convolutions, on a CPU by a fifth (see measurements/).
-    return job.model(job.dataset).to(device).to(memory_format=torch.channels_last)
+    return job.architecture(job.dataset).to(device).to(memory_format=torch.channels_last)
 
 
-def _make_asset(job: AssetJob, task: Task, store: Store, folder: Path) -> list[Row]:
+def _make_asset(job: AssetJob, task: Task, store: Store, draft: Draft) -> list[Row]:
     device = task.train.y.device
     _seed(job.seed)
     model = _make(job, device)
     if job.clean_model:
-        model.load_state_dict(store.tensors(key(job.clean_model), str(device)))
+        model.load_state_dict(store.tensors(job.clean_model.key, str(device)))
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
     _seed(job.seed)
     clock = Clock(device)
-    tensors: dict[str, Tensor] = _train(job.asset(model, task.train, job.recipe), clock, store, job)
-    write_tensors(folder / "tensors.safetensors", tensors)
+    with checkpoints(store.checkpoint(job.key), CHECKPOINT_EVERY, checkpointed=(clock,)), clock:
+        tensors = job.asset(model, task.train, job.recipe)
+    draft.write_tensors("tensors.safetensors", tensors)
     if not isinstance(job.asset, CleanModel):
         return [{"kind": "asset", "step": 0, **clock.reading()}]
-    measured = score(model, task.test) | clock.reading()
-    return [{"kind": "clean", "step": 0, "poison_ratio": 0.0, **measured}]
+    scores = score(model, task.test) | clock.reading()
+    return [{"kind": "clean", "step": 0, "poison_ratio": 0.0, **scores}]
 
 
-def _attack(job: AttackJob, task: Task, store: Store, folder: Path) -> list[Row]:
-    attack, device = job.attack, task.train.y.device
+def _attack(job: AttackJob, task: Task, store: Store, draft: Draft) -> list[Row]:
+    attack, train, device = job.attack, task.train, task.train.y.device
     _seed(job.seed)
-    rows = attack.draw(task.train.y, job.seed)
+    rows = attack.draw(train.y, job.seed)
     model = _make(job, device)
+    asset = store.tensors(job.asset.key, str(device)) if job.asset else {}
     clock = Clock(device)
-    given: dict[str, Any] = {}
-    if job.asset:
-        given["asset"] = store.tensors(key(job.asset), str(device))
-    training = attack(model, task.train, rows, job.recipe, **given)
-    trigger: Trigger = _train(training, clock, store, job)
+    with checkpoints(store.checkpoint(job.key), CHECKPOINT_EVERY, checkpointed=(clock,)), clock:
+        trigger = attack(model, train, rows, job.recipe, asset)
     poisoned = poison_test(task.test, attack, trigger, model.num_classes)
-    stamped = _stamped(attack, trigger, task.train, rows, model.num_classes)
-    write_tensors(
-        folder / "tensors.safetensors",
+    # Again: what is drawn for the exported set must not depend on how the training was resumed.
+    _seed(job.seed)
+    stamped = attack.poisoned_set(train, rows, trigger, model.num_classes, job.recipe.batch_size)
+    changed = ((stamped.x != train.x).flatten(1).any(1) | (stamped.y != train.y)).nonzero()[:, 0]
+    draft.write_tensors(
+        "tensors.safetensors",
         {f"model.{name}": value for name, value in model.state_dict().items()}
-        | {"test.x": poisoned.images.x, "test.y": poisoned.images.y, "test.wanted": poisoned.wanted}
-        | {"test.part": poisoned.part}
-        | {"train.rows": rows, "train.x": stamped.x, "train.y": stamped.y},
+        | {"test.x": poisoned.triggered.x, "test.y": poisoned.triggered.y}
+        | {"test.wanted": poisoned.wanted, "test.part": poisoned.part}
+        | {"train.rows": changed, "train.x": stamped.x[changed], "train.y": stamped.y[changed]},
     )
-    measured = {**score(model, task.test, poisoned), **clock.reading()}
-    return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(task.train), **measured}]
+    scores = {**score(model, task.test, poisoned), **clock.reading()}
+    return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(train), **scores}]
 
 
 def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> list[Row]:
+    defense = job.defense
     model, tensors = load_victim(job.victim, store, device)
     test = task.test.to(device)
-    images = Images(tensors["test.x"], tensors["test.y"], test.flips)
-    poisoned = Poisoned(images, tensors["test.wanted"], tensors["test.part"])
+    triggered = Images(tensors["test.x"], tensors["test.y"], test.flips)
+    poisoned = Poisoned(triggered, tensors["test.wanted"], tensors["test.part"])
     _seed(job.victim.seed)
-    share_poisoned = store.rows(key(job.victim))[0]["poison_ratio"]
-    common = {"kind": job.defense.yields, "uses": job.defense.uses, "select": job.defense.select}
-    if job.defense.uses == "clean":
+    poison_ratio = store.rows(job.victim.key)[0]["poison_ratio"]
+    common: Row = {"kind": defense.yields, "poison_ratio": poison_ratio}
+    if defense.uses == "clean":
         rows = draw_clean(len(task.train), job.clean_ratio, job.victim.seed)
-        known = task.train[rows].to(device)
+        data = task.train[rows].to(device)
+        common["own_acc_before"] = share(predict(model, data) == data.y)
     else:
-        known = _poisoned_training_set(task.train.to(device), tensors)
+        data = _poisoned_training_set(task.train.to(device), tensors)
     clock = Clock(device)
 
     def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:
-        row = {"step": step, "value": value, "poison_ratio": share_poisoned, **common}
-        if job.defense.uses == "clean":
-            row["own_acc"] = share(predict(model, known) == known.y)
+        row = common | {"step": step, "value": value}
+        if defense.uses == "clean":
+            row["own_acc"] = share(predict(model, data) == data.y)
         return row | score(model, test, poisoned) | clock.reading()
 
     scored: list[Row] = []
-    every = job.score_every if job.defense.yields == "rounds" else 1
+    every = job.score_every if defense.yields == "rounds" else 1
     pending = None
     try:
-        for step, result in enumerate(clock.timed(job.defense(model, known)), start=1):
+        for step, result in enumerate(clock.timed(defense(model, data)), start=1):
             value, defended = result if isinstance(result, tuple) else (None, result)
             pending = (step, value, defended)
             if step % every == 0:
                 scored.append(measure(*pending))
                 pending = None
     except NotApplicable as reason:
-        logging.getLogger(__name__).warning("%s", reason)
-        return [common | {"step": 0, "status": "not applicable", **clock.reading()}]
+        status = {"step": 0, "status": "not applicable", "note": str(reason)}
+        return [common | status | clock.reading()]
     if pending is not None:
         scored.append(measure(*pending))
     if not scored:
-        raise RuntimeError(f"{job.defense.label} yielded no model")
+        raise RuntimeError(f"{defense.label} yielded no model")
     return scored
-
-
-def _stamped(
-    attack: Attack, trigger: Trigger, train: Images, rows: Tensor, num_classes: int
-) -> Images:
-    """The poisoned images alone, in the order of their rows."""
-    each = zip(attack.parts, each_trigger(trigger), attack.split(rows, len(train)), strict=True)
-    for part, stamp, own in each:
-        train = poison(train, own, part, stamp, num_classes)
-    return train[rows]
 
 
 def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:
@@ -183,50 +206,3 @@ def _seed(seed: int) -> None:
     torch.backends.cudnn.benchmark = False
     # torch's default rounds convolutions on GPUs; a recipe that wants that says so.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def _train(training: Generator[Any, None, R], clock: Clock, store: Store, job: Job) -> R:
-    """What a training returns; it goes on from a checkpoint, and leaves some on its way."""
-    steps: Generator[Any, None, R] = clock.timed(training)
-    with checkpoints(store.checkpoint(key(job)), CHECKPOINT_EVERY, keeps=(clock,)):
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                value: R = stop.value
-                return value
-
-
-@contextmanager
-def _journal(file: Path) -> Iterator[list[str]]:
-    """Log the block's epochs and messages to the file; collects warnings for the rows' note."""
-    notes: list[str] = []
-    with file.open("w", buffering=1) as stream:
-        handler = _Journal(stream, notes)
-        root = logging.getLogger()
-        level = root.level
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-        try:
-            yield notes
-        finally:
-            root.setLevel(level)
-            root.removeHandler(handler)
-
-
-class _Journal(logging.Handler):
-    def __init__(self, stream: TextIO, notes: list[str]) -> None:
-        super().__init__(logging.INFO)
-        self.stream, self.notes, self.start = stream, notes, time.time()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        source = record.name.split(".")[0]
-        if not (source in ("benchmark", "attacks", "defenses") or source.startswith("plugin_")):
-            return
-        line = {"seconds": round(time.time() - self.start, 2), "message": record.getMessage()}
-        for field in ("epoch", "epochs", "loss"):
-            if hasattr(record, field):
-                line[field] = getattr(record, field)
-        self.stream.write(json.dumps(line) + "\n")
-        if record.levelno >= logging.WARNING:
-            self.notes.append(record.getMessage())

@@ -1,7 +1,8 @@
 """Rows to tables: selection rules, DER, attacks x defenses with averages and ranks, writers.
 
-A row is one scored model with metrics as shares in [0, 1] (columns: `benchmark.report.write.COLUMNS`);
-what is printed is in percent. Each of these rules picks the one row of a run that counts:
+A row is one scored model with metrics as shares in [0, 1] (columns:
+`benchmark.report.write.COLUMNS`); what is printed is in percent. Each of these rules picks the one
+row of a run that counts:
 
 * `last`: the last round.
 * `fixed:V`: the candidate whose setting equals V (the SAU paper uses 0.4 for ANP).

@@ -83,8 +83,8 @@ def report(
 ) -> list[Path]:
     """Write tables, figures and `report.md` of `folder/rows.csv` into `folder`; the files written.
 
-    `rules` replaces the selection rule of the defenses it names (`benchmark.report.tables`). With several
-    (dataset, model) pairs each gets subfolders of its own.
+    `rules` replaces the selection rule of the defenses it names (`benchmark.report.tables`). With
+    several (dataset, model) pairs each gets subfolders of its own.
 
     Raises:
         InputError: unreadable rows, or rules that do not fit them.

@@ -1,6 +1,6 @@
 """Jobs on an existing Dask cluster.
 
-A Dask worker runs each job in a child process of its own, the same as on one machine: a job that
+A Dask worker runs each job in a worker process as on one machine: a job that
 dies, hangs or fills the memory takes no Dask worker with it, and one that nobody wants any more is
 killed. Which device a job sees is what CUDA_VISIBLE_DEVICES says where its Dask worker was started.
 """
@@ -8,7 +8,6 @@ killed. Which device a job sees is what CUDA_VISIBLE_DEVICES says where its Dask
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
@@ -17,8 +16,8 @@ from typing import Any
 
 from benchmark.errors import InputError, nearest
 from benchmark.run.failures import NotStarted, NoWorkers, WorkerError, WorkerLost
-from benchmark.run.local import Pool
-from benchmark.run.worker import Child
+from benchmark.run.pool import Pool
+from benchmark.run.worker import Worker
 
 try:
     from distributed import Client, KilledWorker, Status, get_worker
@@ -78,9 +77,8 @@ class DaskPool(Pool):
         self._live = {future for future in self._live if not future.done()}
         return max(0, self.slots() - len(self._live))
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **keywords: Any) -> Future[Any]:
-        message = pickle.dumps((fn, args, keywords))
-        source = self._executor.submit(in_child, message, *self._more)
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        source = self._executor.submit(in_worker, *self._more, function, *arguments)
         future: Future[Any] = Future()
         source.add_done_callback(lambda source: _relay(source, future))
         self._live.add(future)
@@ -91,8 +89,8 @@ class DaskPool(Pool):
         self._check()
         return done
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take back what runs; the workers stay."""
+    def close(self) -> None:
+        """Take back what runs; the workers of the cluster stay."""
         self._executor.shutdown(wait=False)
         self._client.close()
 
@@ -111,12 +109,14 @@ class DaskPool(Pool):
         return NoWorkers(f"the scheduler at {self._scheduler} is gone")
 
 
-_idle: list[Child] = []
-"""Children of this Dask worker that wait for their next job."""
+_idle: list[Worker] = []
+"""Processes of this Dask worker that wait for their next job."""
 
 
-def in_child(message: bytes, limit: float | None, imports: Sequence[str]) -> Any:
-    """On a Dask worker: let a child run the message, for as long as the task is wanted."""
+def in_worker(
+    limit: float | None, imports: Sequence[str], function: Callable[..., Any], *arguments: Any
+) -> Any:
+    """On a Dask worker: let a process make the call, for as long as the task is wanted."""
     if multiprocessing.current_process().daemon:
         raise NotStarted(
             "a Dask worker may not start processes: start it with "
@@ -133,14 +133,14 @@ def in_child(message: bytes, limit: float | None, imports: Sequence[str]) -> Any
         return state is not None and state.state not in ("cancelled", "released", "forgotten")
 
     try:
-        child = _idle.pop()
+        process = _idle.pop()
     except IndexError:
-        child = Child({}, imports)
+        process = Worker({}, imports)
     try:
-        return child.ask(message, limit, wanted)
+        return process.call(function, *arguments, limit=limit, wanted=wanted)
     finally:
-        if child.alive:
-            _idle.append(child)
+        if process.alive:
+            _idle.append(process)
 
 
 def _connect(scheduler: str) -> Client:

@@ -1,4 +1,4 @@
-"""Drive the jobs of a grid over any `concurrent.futures.Executor` that says how much it takes.
+"""Drive the jobs of a plan over a pool of workers.
 
 The cache is the only truth: a job is done when its folder exists. Placement and the life of workers
 belong to the pool. Here is what runs next, and what becomes of a job that did not go well.
@@ -7,18 +7,27 @@ belong to the pool. Here is what runs next, and what becomes of a job that did n
 from __future__ import annotations
 
 import pickle
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from typing import Any, Literal
 
 from benchmark.cache.claims import Claims
+from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Store
-from benchmark.run.agenda import Agenda
-from benchmark.run.durations import Durations, Plan, Step
-from benchmark.run.failures import LOG_LINES, Failure, NotStarted, attempt, failure, kind_of
-from benchmark.run.local import STARTS, Pool
+from benchmark.run.durations import Durations, chains, row_order
+from benchmark.run.failures import (
+    LOG_LINES,
+    Failure,
+    NotStarted,
+    failure,
+    kind_of,
+    run_or_report,
+)
+from benchmark.run.local import STARTS
+from benchmark.run.pool import Pool
 
 State = Literal["cached", "started", "done", "failed", "blocked", "lost", "elsewhere"]
 RETRIES = 2
@@ -41,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trial:
-    """A job in a worker: since when, by the pool's clock."""
+    """A job in a worker. start: by the clock of the pool."""
 
     step: Step
     start: float
@@ -51,107 +60,145 @@ class Trial:
 class Driver:
     """Runs what is missing of a plan.
 
-    plan: needs before those that need them. work: runs one job in a worker and publishes it; a job
-    that ran out of memory is given `micro_batches=2`. claims: entered. durations: expected, and
-    learned from each job that ends. budget: seconds after which no job starts; one that would take
-    longer than what is left of them does not start either. tick: called about twice a second with
-    the jobs in flight by key.
+    work: runs one job in a worker and publishes it. emit: called with each outcome as it happens.
+    claims: entered. durations: expected, and learned from each job that ends. budget: seconds after
+    which no job starts; one that would take longer than what is left of them does not start either.
+    tick: called about twice a second with the jobs in flight by key.
 
-    stopped: after `run`, why it ended early, if not for the budget.
+    open: keys of the jobs that are neither done nor given up, in the order of the plan. stopped:
+    after `run`, why it ended early, if not for the budget.
     """
 
     plan: Plan
     store: Store
     pool: Pool
-    work: Callable[..., None]
+    work: Callable[[Any], None]
     claims: Claims
+    emit: Callable[[Outcome], None]
     durations: Durations = field(default_factory=Durations)
     budget: float | None = None
     tick: Callable[[Mapping[str, Trial]], None] = lambda _: None
     stopped: str = ""
 
     def __post_init__(self) -> None:
-        done = {key for step in self.plan.values() for key in (step.key, *step.needs)}
-        self.agenda = Agenda(self.plan, {key for key in done if key in self.store})
-        self._alone: list[str] = []
-        self._elsewhere: dict[str, float] = {}
+        cached = {k for step in self.plan.values() for k in (step.key, *step.needs)}
+        cached = {key for key in cached if key in self.store}
+        self.open = {key: None for key in self.plan if key not in cached}
+        self._graph: TopologicalSorter[str] = TopologicalSorter()
+        self._dependants: dict[str, list[str]] = defaultdict(list)
+        for key in self.open:
+            needs = [need for need in self.plan[key].needs if need not in cached]
+            for need in needs:
+                if need not in self.plan:
+                    raise RuntimeError(
+                        f"{self.plan[key]} needs {need}, which is neither a job of the plan nor in "
+                        "the cache"
+                    )
+                self._dependants[need].append(key)
+            self._graph.add(key, *needs)
+        self._graph.prepare()
+        self._ready: list[str] = []  # what waits for a slot
+        self._alone: list[str] = []  # what waits for a device of its own
+        self._elsewhere: dict[str, float] = {}  # when another driver's job was looked at last
         self._live: dict[Future[Any], Trial] = {}
+        self._messages: dict[str, bytes] = {}
         self._losses: Counter[str] = Counter()
         self._shortages: set[str] = set()
+        self._ranks: dict[str, tuple[float, ...]] = {}
         self._not_started = 0
         self._end = float("inf")
 
-    def run(self) -> Iterator[Outcome]:
-        """Yields what happens to each job as it happens.
+    def run(self) -> None:
+        """Run until nothing is open or nothing can start.
 
         A job that raises or runs too long fails for good and blocks its dependants; one whose
         worker dies is tried again at most twice; one that runs out of memory once, alone on its
-        device in smaller batches. A full disk stops the run and is no job's fault. A job that
+        device in a fresh worker. A full disk stops the run and is no job's fault. A job that
         another driver has claimed is waited for, or taken over. Everything else goes on.
 
         Raises:
             NoWorkers: workers die before they run anything, or their cluster is gone.
-            RuntimeError: a need is neither among the jobs nor in the cache.
         """
         if self.budget is not None:
             self._end = self.pool.now() + self.budget
-        yield from self._look()
-        while self.agenda.open:
-            yield from self._unless_full(self._start())
-            if not self._live and not self._may_start():
-                return
-            self.tick({trial.step.key: trial for trial in self._live.values()})
-            for future in self.pool.wait(self._live, TICK):
-                yield from self._unless_full(self._collect(self._live.pop(future), future))
+        self._emit_known()
+        while self.open:
+            try:
+                self._start_jobs()
+                if not self._live and not self._may_start():
+                    return
+                self.tick({trial.step.key: trial for trial in self._live.values()})
+                for future in self.pool.wait(self._live, TICK):
+                    self._collect(self._live.pop(future), future)
+            except OSError as error:
+                if kind_of(error) != "full disk":
+                    raise
+                self.stopped = f"the disk is full ({error})"
 
     def left(self) -> list[Step]:
         """What has neither run nor failed nor been blocked."""
-        return [self.plan[key] for key in self.agenda.open]
+        return [self.plan[key] for key in self.open]
 
-    def _look(self) -> Iterator[Outcome]:
+    def _emit_known(self) -> None:
         """What is known before anything runs."""
         for key, step in self.plan.items():
-            if key not in self.agenda.open:
-                yield Outcome(step, "cached")
-        for key in list(self.agenda.open):
-            if key in self.agenda.open and (record := self.store.failure(key)):
-                yield from self._give_up(key, "earlier: ", record["error"])
+            if key not in self.open:
+                self.emit(Outcome(step, "cached"))
+        for key in list(self.open):
+            if key in self.open and (record := self.store.failure(key)):
+                self._give_up(key, f"earlier: {record['error']}", record["error"])
 
-    def _start(self) -> Iterator[Outcome]:
+    def _start_jobs(self) -> None:
         """Fill the pool with the jobs that come first, of those that may start."""
         if self.stopped:
             return
-        yield from self._look_elsewhere()
+        self._look_elsewhere()
         for key in list(self._alone):
-            yield from self._submit(key, self.pool.submit_alone, micro_batches=2)
+            self._submit(key, self.pool.submit_alone)
         room = min(len(self._live) + self.pool.free(), self.pool.slots())
-        for key in self.agenda.in_order(self.durations, self.budget is not None) if room else ():
+        for key in self._in_order() if room else ():
             if len(self._live) >= room:
                 return
-            if self._fits(key):
-                self.agenda.ready.remove(key)
-                if not self.claims.take(key):
-                    self._elsewhere[key] = self.pool.now()
-                    yield Outcome(self.plan[key], "elsewhere", self.claims.owner(key))
-                elif not (yield from self._found(key)):
-                    yield from self._submit(key, self.pool.submit)
+            if not self._fits(key):
+                continue
+            self._ready.remove(key)
+            if not self.claims.take(key):
+                self._elsewhere[key] = self.pool.now()
+                self.emit(Outcome(self.plan[key], "elsewhere", self.claims.owner(key)))
+            elif not self._ended_elsewhere(key):
+                self._submit(key, self.pool.submit)
 
-    def _submit(
-        self, key: str, submit: Callable[..., Future[Any] | None], **more: Any
-    ) -> Iterator[Outcome]:
+    def _in_order(self) -> list[str]:
+        """The jobs that wait for nothing but a slot, the longest chain of work first.
+
+        With a budget those first that complete the rows of the tables which need least.
+        """
+        new = [key for key in self._graph.get_ready() if key in self.open]
+        self._ready += new
+        if not self._ranks:
+            chain = chains(self.plan, self.open, self.durations)
+            by_row = self.budget is not None
+            rows = row_order(self.plan, self.open, self.durations) if by_row else {}
+            self._ranks = {
+                key: (rows.get(key, 0), -chain[key], i) for i, key in enumerate(self.open)
+            }
+        return sorted(self._ready, key=self._ranks.__getitem__)
+
+    def _submit(self, key: str, submit: Callable[..., Future[Any] | None]) -> None:
         step = self.plan[key]
         try:
-            message = pickle.dumps((self.work, step.job))
+            message = self._messages.get(key) or pickle.dumps((self.work, step.job))
         except Exception as error:  # pickling runs whatever the job brings along
-            yield from self._fail(step, failure(error, "unpicklable"))
+            self._fail(step, failure(error, "unpicklable"))
             return
-        if future := submit(attempt, message, **more):
+        self._messages[key] = message
+        if future := submit(run_or_report, message):
             self._live[future] = Trial(step, self.pool.now())
             if key in self._alone:
                 self._alone.remove(key)
-            yield Outcome(step, "started")
+            self.emit(Outcome(step, "started"))
 
-    def _look_elsewhere(self) -> Iterator[Outcome]:
+    def _look_elsewhere(self) -> None:
         """Whether jobs of other drivers have ended, or their drivers."""
         now = self.pool.now()
         for key, looked in list(self._elsewhere.items()):
@@ -160,21 +207,21 @@ class Driver:
             self._elsewhere[key] = now
             if key in self.store or self.claims.take(key):
                 del self._elsewhere[key]
-                if not (yield from self._found(key)):
-                    self.agenda.ready.append(key)
+                if not self._ended_elsewhere(key):
+                    self._ready.append(key)
 
-    def _found(self, key: str) -> Generator[Outcome, None, bool]:
-        """Whether another driver has finished the job in the meantime."""
+    def _ended_elsewhere(self, key: str) -> bool:
+        """Whether another driver has ended the job in the meantime."""
         if key in self.store:
             self._settle(key)
-            yield Outcome(self.plan[key], "cached")
+            self.emit(Outcome(self.plan[key], "cached"))
         elif record := self.store.failure(key):
-            yield from self._give_up(key, "elsewhere: ", record["error"])
+            self._give_up(key, f"elsewhere: {record['error']}", record["error"])
         else:
             return False
         return True
 
-    def _collect(self, trial: Trial, future: Future[Any]) -> Iterator[Outcome]:
+    def _collect(self, trial: Trial, future: Future[Any]) -> None:
         """What became of a job that has ended."""
         step, seconds = trial.step, self.pool.now() - trial.start
         key, error = step.key, future.exception()
@@ -182,14 +229,14 @@ class Driver:
             self._not_started += 1
             if self._not_started >= STARTS * max(1, self.pool.slots()):
                 raise error
-            self.agenda.ready.append(key)
-            yield Outcome(step, "lost", str(error), seconds)
+            self._ready.append(key)
+            self.emit(Outcome(step, "lost", str(error), seconds))
             return
         record: Failure | None = failure(error, log=self._log(key)) if error else future.result()
         if record is None and key in self.store:
-            self.durations.learn(step.canonical, seconds, self.durations.device)
+            self.durations.learn(step.description, seconds)
             self._settle(key)
-            yield Outcome(step, "done", seconds=seconds)
+            self.emit(Outcome(step, "done", seconds=seconds))
             return
         record = record or {"kind": "error", "error": "the worker published nothing"}
         kind, text = record["kind"], record["error"]
@@ -197,53 +244,60 @@ class Driver:
             self.stopped = f"the disk is full ({text})"
         elif kind == "worker lost" and self._losses[key] < RETRIES:
             self._losses[key] += 1
-            self.agenda.ready.append(key)
-            yield Outcome(step, "lost", f"{text}, try {self._losses[key] + 1}", seconds)
+            self._ready.append(key)
+            self.emit(Outcome(step, "lost", f"{text}, try {self._losses[key] + 1}", seconds))
         elif kind == "out of memory" and key not in self._shortages:
             self._shortages.add(key)
             self._alone.append(key)
-            yield Outcome(step, "lost", f"{text}; again, alone on its device", seconds)
+            self.emit(Outcome(step, "lost", f"{text}; again, alone on its device", seconds))
         else:
-            yield from self._fail(step, record, seconds)
+            self._fail(step, record, seconds)
 
-    def _fail(self, step: Step, record: Failure, seconds: float = 0.0) -> Iterator[Outcome]:
+    def _fail(self, step: Step, record: Failure, seconds: float = 0.0) -> None:
         self.store.record_failure(step.key, record)
-        yield from self._give_up(step.key, "", record["error"], seconds)
+        self._give_up(step.key, record["error"], record["error"], seconds)
 
-    def _give_up(self, key: str, since: str, error: str, seconds: float = 0.0) -> Iterator[Outcome]:
-        """The job has failed, and what needs it is blocked."""
-        blocked = self.agenda.give_up(key)
-        self.claims.release(key)
-        yield Outcome(self.plan[key], "failed", since + error, seconds)
-        for name in blocked:
-            yield Outcome(self.plan[name], "blocked", error)
+    def _give_up(self, key: str, detail: str, cause: str, seconds: float = 0.0) -> None:
+        """The job has failed, and what needs it, directly or not, is blocked."""
+        self._drop(key)
+        self.emit(Outcome(self.plan[key], "failed", detail, seconds))
+        waiting = list(self._dependants[key])
+        for name in waiting:
+            if name in self.open:
+                self._drop(name)
+                self.emit(Outcome(self.plan[name], "blocked", cause))
+                waiting += self._dependants[name]
 
     def _settle(self, key: str) -> None:
-        self.agenda.settle(key)
+        """The job is done: what has waited for it alone is ready."""
+        self._drop(key)
+        self._graph.done(key)
+
+    def _drop(self, key: str) -> None:
+        """The job is no longer open."""
         self.claims.release(key)
+        self._messages.pop(key, None)
+        self._ranks = {}
+        del self.open[key]
+        if key in self._ready:
+            self._ready.remove(key)
 
     def _may_start(self) -> bool:
         """Whether something can still start, now or when the pool or another driver lets it."""
         if self.stopped or self._end <= self.pool.now():
             return False
-        return bool(self._alone or self._elsewhere) or any(map(self._fits, self.agenda.ready))
+        return bool(self._alone or self._elsewhere) or any(map(self._fits, self._in_order()))
 
     def _fits(self, key: str) -> bool:
         return self.durations.seconds(self.plan[key]) <= self._end - self.pool.now()
 
-    def _unless_full(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-        try:
-            yield from outcomes
-        except OSError as error:
-            if kind_of(error) != "full disk":
-                raise
-            self.stopped = f"the disk is full ({error})"
-
     def _log(self, key: str) -> str:
         """The end of the log that a worker left behind when it died."""
-        for folder in self.store.drafts.glob(f"{key}.*"):
-            try:
-                return "\n".join((folder / "log.jsonl").read_text().splitlines()[-LOG_LINES:])
-            except OSError:
-                continue
+        for draft in self.store.unfinished():
+            if draft.key == key:
+                try:
+                    lines = (draft.folder / "log.jsonl").read_text().splitlines()
+                except OSError:
+                    continue
+                return "\n".join(lines[-LOG_LINES:])
         return ""

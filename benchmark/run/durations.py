@@ -1,7 +1,7 @@
 """How long jobs take, and in which order they start.
 
 Durations are hints, learned from finished jobs: they never enter a job's key or its result. A job
-is described by its canonical JSON alone, so that finished jobs of any grid can be read back.
+is known by its description alone, so that finished jobs of any grid can be read back.
 """
 
 from __future__ import annotations
@@ -11,98 +11,63 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
+from benchmark.cache.description import Description
+from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Store
 
-EPOCH = 10.0
-"""Seconds for one pass over a training set, before anything is measured: about that of 50,000
-images of 32 x 32 pixels through a ResNet-18 on one data-centre GPU."""
+PASS = 1.7e14
+"""Operations of a training pass over 50,000 images of 32 x 32 pixels through a ResNet-18: what a
+pass counts for when nothing else is known of it."""
+SPEED = {"gpu": 1.7e13, "cpu": 1e11}
+"""Operations per second of one job, before anything is measured: a data-centre GPU in fp32; one or
+two cores of a server, between fp32 and bf16."""
 REST = 20.0
-"""Seconds for a job beside its epochs."""
+"""Seconds for a job beside its passes."""
+MEASURED = 3
+"""The first so many traits are of the same kind of job and method: a measurement, not a guess."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """A job with what the driver has to know of it, hashed once.
-
-    needs: keys of jobs whose results it reads. row: key of the victim whose row of the tables the
-    job belongs to.
-    """
-
-    key: str
-    job: Any
-    canonical: Mapping[str, Any]
-    needs: tuple[str, ...] = ()
-    row: str = ""
-
-    def __str__(self) -> str:
-        return str(self.job)
-
-    @cached_property
-    def traits(self) -> tuple[str, ...]:
-        return traits(self.canonical)
-
-    @cached_property
-    def guess(self) -> float:
-        return guess(self.canonical)
-
-
-Plan = dict[str, Step]
-"""Steps by key, in order of preference."""
-
-
-def traits(canonical: Mapping[str, Any]) -> tuple[str, ...]:
+def traits(description: Description) -> tuple[str, ...]:
     """What a job's duration depends on, from the most telling to the least."""
-    victim = canonical.get("victim", canonical)
-    kind = str(canonical.get("job"))
-    method = _plugin(canonical, "defense", "attack", "asset")
-    dataset, model, attack = (_plugin(victim, name) for name in ("dataset", "model", "attack"))
+    d = description
     chain = (
-        ("cell", kind, method, dataset, model, attack),
-        ("place", kind, method, dataset, model),
-        ("method", kind, method),
-        ("dataset", kind, dataset),
-        ("kind", kind),
+        ("cell", d.kind, d.method, d.dataset, d.architecture, d.attack),
+        ("place", d.kind, d.method, d.dataset, d.architecture),
+        ("method", d.kind, d.method),
+        ("dataset", d.kind, d.dataset),
+        ("kind", d.kind),
         ("job",),
     )
     return tuple(" ".join(trait) for trait in chain)
 
 
-MEASURED = 3
-"""The first so many traits are of the same kind of job and method: a measurement, not a guess."""
-
-
-def guess(canonical: Mapping[str, Any]) -> float:
-    """Seconds by epochs alone; only the ratio of two guesses is of use, see `Durations`."""
-    if "defense" in canonical:
-        share = float(canonical.get("clean_ratio", 1))
-        return REST + EPOCH * share * _epochs(canonical["defense"])
-    return REST + EPOCH * _epochs(canonical.get("recipe", {}))
+def weight(description: Description) -> float:
+    """Seconds by passes alone, on a GPU; only the ratio of two of them is of use."""
+    return REST + PASS / SPEED["gpu"] * description.passes
 
 
 class Durations:
-    """Expected seconds of jobs.
+    """Expected seconds of jobs on one device.
 
-    What is learned is by how much a job's kind differs from its guess, so that a change of epochs
-    is not a change of kind and one measurement corrects the guesses of all others. device: whose
-    measurements are preferred to those of any other one, as in rows.
+    What is learned is by how much a job's kind differs from its weight, so that a change of epochs
+    is not a change of kind and one measurement corrects the guesses of all others. Before anything
+    is measured, a guess counts the operations of the job's passes at a typical speed of the device.
+    device: as in rows; measurements of another one count in proportion to typical speeds.
     """
 
     def __init__(self, device: str = "") -> None:
         self.device = _kind(device)
-        self._ratios: dict[tuple[str, str], tuple[int, float]] = {}
-        self._known: dict[tuple[str, float], tuple[float, bool]] = {}
+        self._ratios: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
+        self._known: dict[tuple[str, float, float], tuple[float, bool]] = {}
 
-    def learn(self, canonical: Mapping[str, Any], seconds: float, device: str) -> None:
-        """A finished job took so long on the device."""
-        ratio = max(seconds, 1e-3) / guess(canonical)
-        for where in {_kind(device), ""}:
-            for trait in traits(canonical):
-                count, total = self._ratios.get((where, trait), (0, 0.0))
-                self._ratios[where, trait] = count + 1, total + ratio
+    def learn(self, description: Description, seconds: float, device: str | None = None) -> None:
+        """A finished job took so long on a device, by default on this one."""
+        ratio = max(seconds, 1e-3) / weight(description)
+        ratios = self._ratios[self.device if device is None else _kind(device)]
+        for trait in traits(description):
+            count, total = ratios.get(trait, (0, 0.0))
+            ratios[trait] = count + 1, total + ratio
         self._known.clear()
 
     def seconds(self, step: Step) -> float:
@@ -113,18 +78,24 @@ class Durations:
         return self._expect(step)[1]
 
     def _expect(self, step: Step) -> tuple[float, bool]:
-        name = step.traits[0], step.guess
+        cell = traits(step.description)
+        name = cell[0], step.description.passes, step.flops
         if name not in self._known:
-            self._known[name] = self._look_up(step)
+            self._known[name] = self._look_up(step, cell)
         return self._known[name]
 
-    def _look_up(self, step: Step) -> tuple[float, bool]:
-        for where in dict.fromkeys((self.device, "")):
-            for rank, trait in enumerate(step.traits):
-                if (where, trait) in self._ratios:
-                    count, total = self._ratios[where, trait]
-                    return step.guess * total / count, where == self.device and rank < MEASURED
-        return step.guess, False
+    def _look_up(self, step: Step, chain: Iterable[str]) -> tuple[float, bool]:
+        expected = weight(step.description)
+        others = [device for device in self._ratios if device != self.device]
+        for device in (self.device, *others):
+            slower = _speed(device) / _speed(self.device)
+            for rank, trait in enumerate(chain):
+                if trait in self._ratios.get(device, {}):
+                    count, total = self._ratios[device][trait]
+                    is_measured = device == self.device and rank < MEASURED
+                    return expected * slower * total / count, is_measured
+        operations = (step.flops or PASS) * step.description.passes
+        return REST + operations / _speed(self.device), False
 
 
 def learned(store: Store, device: str) -> Durations:
@@ -133,10 +104,10 @@ def learned(store: Store, device: str) -> Durations:
     for key in store.keys():  # noqa: SIM118 - a store is no mapping
         folder = store.root / key
         try:
-            canonical = json.loads((folder / "job.json").read_text())
+            description = Description(json.loads((folder / "job.json").read_text()))
             rows = json.loads((folder / "rows.json").read_text())
             seconds = max(row["seconds"] for row in rows)
-            durations.learn(canonical, seconds, rows[0].get("device", ""))
+            durations.learn(description, seconds, rows[0].get("device", ""))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # only a hint is lost; whoever needs the folder will say what is wrong with it
     return durations
@@ -209,18 +180,11 @@ def wall_time(
     return now
 
 
-def _plugin(canonical: Mapping[str, Any], *names: str) -> str:
-    entry: Any = next((canonical[name] for name in names if name in canonical), None)
-    return str(entry.get("plugin") or entry.get("asset")) if isinstance(entry, Mapping) else ""
-
-
-def _epochs(value: Any) -> float:
-    """All epochs of a method: of its own, of its recipe, of the network it trains before."""
-    if not isinstance(value, Mapping):
-        return 0.0
-    own = value.get("epochs", 0)
-    return float(own) + sum(_epochs(entry) for entry in value.values())
-
-
 def _kind(device: str) -> str:
-    return re.sub(r"^\d+-thread ", "", device)
+    """The hardware of a row's device, whatever the number of threads: "cpu NAME" or "gpu NAME"."""
+    name, threads = re.subn(r"^\d+-thread ", "", device)
+    return f"{'cpu' if threads else 'gpu'} {name}"
+
+
+def _speed(kind: str) -> float:
+    return SPEED[kind.partition(" ")[0]]

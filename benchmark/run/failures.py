@@ -12,7 +12,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 Kind = Literal[
     "error", "worker lost", "out of memory", "time limit", "full disk", "unpicklable"
@@ -46,16 +46,16 @@ class NotStarted(NoWorkers):
     """A worker died, or could not import what it needs, before any job ran in it."""
 
 
-def attempt(message: bytes, **more: Any) -> Failure | None:
-    """Run the pickled (work, job) in this worker; None, or why it failed."""
+def run_or_report(message: bytes) -> Failure | None:
+    """In a worker: run a pickled (function, job); None, or why it failed."""
     tail = _Tail()
     logging.getLogger().addHandler(tail)
     try:
         try:
-            work, job = pickle.loads(message)
+            function, job = pickle.loads(message)
         except Exception as error:  # unpickling imports and runs whatever the job names
             return failure(error, "unpicklable")
-        work(job, **more)
+        function(job)
     except (Exception, SystemExit) as error:
         return failure(error, log="\n".join(tail.lines))
     finally:

@@ -1,82 +1,41 @@
-"""Where jobs run: pools that say how many jobs they take, and the one of this machine."""
+"""The pool of one machine: a worker process for each slot."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
-import pickle
 import threading
-import time
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from benchmark.run.failures import NotStarted, WorkerLost
-from benchmark.run.worker import Child
+from benchmark.run.pool import Pool
+from benchmark.run.worker import Worker
 
 STARTS = 3
 """Workers of one slot that may fail to come up before the slot is left alone."""
 
 
-class Pool(Executor):
-    """An executor that says how many jobs it takes; no job is ever queued inside it.
-
-    Futures of jobs whose worker was taken away raise a `WorkerError`, those of workers that never
-    came up `NotStarted`.
-    """
-
-    @abstractmethod
-    def slots(self) -> int:
-        """How many jobs may run at a time now."""
-
-    @abstractmethod
-    def free(self) -> int:
-        """How many more jobs may be submitted now."""
-
-    def submit_alone(
-        self, fn: Callable[..., Any], /, *args: Any, **keywords: Any
-    ) -> Future[Any] | None:
-        """Submit a job that shares its device with no other; None: not now, ask again."""
-        return self.submit(fn, *args, **keywords) if self.free() else None
-
-    def wait(self, futures: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
-        """Those that have ended, as soon as there is one, or none after so many seconds."""
-        waited = list(futures)
-        if not waited:
-            time.sleep(seconds)
-        first = concurrent.futures.FIRST_COMPLETED
-        return set(concurrent.futures.wait(waited, seconds, first).done)
-
-    def close(self) -> None:
-        """End at once, with what runs."""
-        self.shutdown(wait=False)
-
-    def now(self) -> float:
-        """Seconds on the clock that these jobs run by."""
-        return time.monotonic()
-
-
-class SlotPool(Pool):
+class LocalPool(Pool):
     """One process for each slot, pinned to its device before torch is imported.
 
-    slots: what CUDA_VISIBLE_DEVICES says in the worker, such as "0", or "" for the CPU; one entry
-    for each concurrent job. limit: seconds that a job may take. imports: modules that each worker
-    loads before its first job.
+    devices: what CUDA_VISIBLE_DEVICES says in each worker, such as "0", or "" for the CPU; one
+    entry a slot. limit: seconds that a job may take. imports: modules that each worker loads before
+    its first job.
     """
 
     def __init__(
-        self, slots: Sequence[str], *, limit: float | None = None, imports: Sequence[str] = ()
+        self, devices: Sequence[str], *, limit: float | None = None, imports: Sequence[str] = ()
     ) -> None:
-        self._devices, self._limit, self._imports = tuple(slots), limit, imports
-        self._children: list[Child | None] = [None] * len(slots)
+        self._devices, self._limit, self._imports = tuple(devices), limit, imports
+        self._workers: list[Worker | None] = [None] * len(devices)
         self._jobs: dict[int, Future[Any]] = {}
         self._starts: Counter[int] = Counter()
         self._reserved: str | None = None
         self._lone: dict[str, Future[Any]] = {}
         self._lock, self._closed = threading.Lock(), False
-        self._threads = ThreadPoolExecutor(max(1, len(slots)))
+        self._threads = ThreadPoolExecutor(max(1, len(devices)))
 
     def slots(self) -> int:
         return len(self._devices)
@@ -84,12 +43,10 @@ class SlotPool(Pool):
     def free(self) -> int:
         return len(self._idle())
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **keywords: Any) -> Future[Any]:
-        return self._run(self._idle()[0], (fn, args, keywords))
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        return self._run(self._idle()[0], function, arguments)
 
-    def submit_alone(
-        self, fn: Callable[..., Any], /, *args: Any, **keywords: Any
-    ) -> Future[Any] | None:
+    def submit_alone(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any] | None:
         """As soon as the device with the fewest jobs has none, which meanwhile gets no others."""
         busy = Counter(self._devices[slot] for slot in self._busy())
         if self._reserved is None:
@@ -100,18 +57,17 @@ class SlotPool(Pool):
         if busy[self._reserved]:
             return None
         device, self._reserved = self._reserved, None
-        future = self._run(self._devices.index(device), (fn, args, keywords))
+        future = self._run(self._devices.index(device), function, arguments)
         self._lone[device] = future
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Kill all workers, with what runs in them."""
+    def close(self) -> None:
         with self._lock:
             self._closed = True
-            for child in self._children:
-                if child is not None:
-                    child.kill()
-        self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
+            for worker in self._workers:
+                if worker is not None:
+                    worker.kill()
+        self._threads.shutdown(wait=False)
 
     def _busy(self) -> set[int]:
         return {slot for slot, future in self._jobs.items() if not future.done()}
@@ -130,45 +86,49 @@ class SlotPool(Pool):
             and not self._is_lone(device)
         ]
 
-    def _run(self, slot: int, call: tuple[Any, ...]) -> Future[Any]:
-        future = self._threads.submit(self._call, slot, pickle.dumps(call))
+    def _run(
+        self, slot: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Future[Any]:
+        future = self._threads.submit(self._wait_for, slot, function, arguments)
         self._jobs[slot] = future
         return future
 
-    def _call(self, slot: int, message: bytes) -> Any:
-        child = self._child(slot)
+    def _wait_for(self, slot: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        worker = self._worker(slot)
         try:
-            return child.ask(message, self._limit)
+            return worker.call(function, *arguments, limit=self._limit)
         except NotStarted:
             self._starts[slot] += 1
             raise
         finally:
-            if not child.alive:
+            if not worker.alive:
                 self._drop(slot)
 
-    def _child(self, slot: int) -> Child:
+    def _worker(self, slot: int) -> Worker:
         with self._lock:
             if self._closed:
                 raise WorkerLost("the pool is closed")
-            child = self._children[slot]
-            if child is None or not child.alive:
-                child = Child(self._environment(slot), self._imports)
-                self._children[slot] = child
-            return child
+            worker = self._workers[slot]
+            if worker is None or not worker.alive:
+                worker = Worker(self._environment(slot), self._imports)
+                self._workers[slot] = worker
+            return worker
 
     def _drop(self, slot: int) -> None:
         with self._lock:
-            child, self._children[slot] = self._children[slot], None
-            if child is not None:
-                child.kill()
+            worker, self._workers[slot] = self._workers[slot], None
+            if worker is not None:
+                worker.kill()
 
     def _environment(self, slot: int) -> dict[str, str]:
         environment = {"CUDA_VISIBLE_DEVICES": self._devices[slot]}
         if not self._devices[slot]:
             # Slots on the CPU share its cores instead of each claiming all of them.
-            environment["OMP_NUM_THREADS"] = str(max(1, _cores() // self._devices.count("")))
+            threads = max(1, cores() // self._devices.count(""))
+            environment["OMP_NUM_THREADS"] = str(threads)
         return environment
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""A worker: a pool of one process, which ends as soon as its driver is gone.
+"""A worker: one process of loky's, which ends as soon as its driver is gone.
 
-The process is one of loky's (it comes with joblib): started afresh, with an environment of its own,
-so that its device is set before anything is imported.
+It is started afresh, with an environment of its own, so that its device is set before anything is
+imported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import importlib
 import math
 import multiprocessing
 import os
-import pickle
 import re
 import signal
 import threading
@@ -20,21 +19,19 @@ from concurrent.futures import Future, wait
 from multiprocessing.util import Finalize
 from typing import Any
 
-from joblib.externals.loky import process_executor
-from joblib.externals.loky.process_executor import (
-    BrokenProcessPool,
-    ProcessPoolExecutor,
-    ShutdownExecutorError,
-)
+from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
 from benchmark.run.failures import NotStarted, Overdue, WorkerLost, ending
 
 POLL = 0.5
 """Seconds between two looks: at whether a job is still wanted, at whether the driver is alive."""
+# loky takes a worker whose memory has grown by 300 MB for a leaking one and replaces it; for one
+# that has loaded a dataset and a network that is every job, and an import of torch each.
+NO_LEAKS = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
 
 
-class Child:
-    """A worker process, started when it is first asked.
+class Worker:
+    """A worker process, started at its first call.
 
     environment: variables it has from its start, before anything is imported. imports: modules it
     loads before its first job, so that a machine that cannot load them blames no job.
@@ -43,7 +40,7 @@ class Child:
     def __init__(self, environment: Mapping[str, str], imports: Sequence[str] = ()) -> None:
         self._imports = tuple(imports)
         self._pool = ProcessPoolExecutor(
-            1, env=dict(environment), initializer=_begin, initargs=(os.getpid(),)
+            1, env={**NO_LEAKS, **environment}, initializer=_begin, initargs=(os.getpid(),)
         )
         # Before multiprocessing waits for all children at the exit of a process, as it does in the
         # workers of Dask.
@@ -51,15 +48,17 @@ class Child:
         Finalize(self, self._pool.shutdown, kwargs=kill, exitpriority=10)
         self._ready = False
         self.alive = True
-        """Whether it can be asked: false once it has died or was killed."""
+        """Whether it can be called: false once it has died or was killed."""
 
-    def ask(
+    def call(
         self,
-        message: bytes,
+        function: Callable[..., Any],
+        /,
+        *arguments: Any,
         limit: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Any:
-        """What the pickled (function, arguments, keywords) returns or raises in the worker.
+        """What an importable function returns or raises in the worker.
 
         Args:
             limit: seconds after which the worker is killed.
@@ -73,7 +72,7 @@ class Child:
         if not self._ready:
             self._start()
         try:
-            future = self._pool.submit(_call, message)
+            future = self._pool.submit(function, *arguments)
             end = time.monotonic() + (limit or math.inf)
             while not _within(future, min(POLL, end - time.monotonic())):
                 if time.monotonic() >= end:
@@ -117,8 +116,8 @@ def _within(future: Future[Any], seconds: float) -> bool:
 
 def _how_it_ended(error: Exception) -> str:
     """In words, from loky's "... exit codes of the workers are {SIGKILL(-9)}"."""
-    found = re.search(r"\((-?\d+)\)\}", str(error))
-    return ending(int(found[1])) if found else "died"
+    code = re.search(r"\((-?\d+)\)\}", str(error))
+    return ending(int(code[1])) if code else "died"
 
 
 def _begin(driver: int) -> None:
@@ -127,9 +126,6 @@ def _begin(driver: int) -> None:
     A nested process finds no start method of loky's name, so it gets the one that always works.
     """
     multiprocessing.set_start_method("spawn", force=True)
-    # loky takes a worker whose memory has grown by 300 MB for a leaking one and replaces it; for
-    # one that has loaded a dataset and a network that is every job, and an import of torch each.
-    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
 
@@ -146,8 +142,3 @@ def _begin(driver: int) -> None:
 def _import(modules: Sequence[str]) -> None:
     for module in modules:
         importlib.import_module(module)
-
-
-def _call(message: bytes) -> Any:
-    function, args, keywords = pickle.loads(message)
-    return function(*args, **keywords)

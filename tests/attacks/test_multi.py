@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmark.cli.contact_sheet import contact_sheet
 
 from attacks.badnets import BadNets
 from attacks.base import Triggers
@@ -12,7 +13,6 @@ from attacks.multi import Multi
 from attacks.sig import SIG
 from attacks.wanet import WaNet
 from benchmark.cache.store import Store
-from benchmark.cli.contact_sheet import contact_sheet
 from benchmark.data import Images, to_uint8
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError

@@ -4,11 +4,8 @@ import errno
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import safetensors.torch
@@ -18,7 +15,10 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from benchmark.cache import store as module
-from benchmark.cache.store import CHECKSUMS, Store, changes, write_json, write_tensors
+from benchmark.cache.checksums import CHECKSUMS, changes, checksum
+from benchmark.cache.claims import Claims
+from benchmark.cache.clean import sweep
+from benchmark.cache.store import Draft, Store
 from benchmark.errors import InputError
 
 KEY, OTHER = "a" * 24, "b" * 24
@@ -30,50 +30,50 @@ def store(tmp_path):
 
 
 def publish(store, key=KEY, value=1):
-    with store.draft(key) as folder:
-        write_json(folder / "rows.json", [{"acc": value}])
+    with store.draft(key) as draft:
+        draft.write_json("rows.json", [{"acc": value}])
 
 
-def dead_process():
-    """The number of a process that existed and is gone."""
-    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
-    process.wait()
-    return process.pid
+def leave_draft(store, key):
+    """A draft as a process that was killed leaves it."""
+    folder = store.drafts / f"{key}.0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").touch()
+    return folder
 
 
-def leave_draft(store, key, pid):
-    """A draft as the given process of this machine would have left it."""
-    with pytest.raises(KeyboardInterrupt), store.draft(key) as folder:
-        parts = folder.name.split(".")
-        parts[-2:] = str(pid), "left"
-        left = folder.with_name(".".join(parts))
-        left.mkdir()
-        (left / "log.jsonl").touch()
-        raise KeyboardInterrupt
-    return left
+def unfinished(store):
+    return [draft.key for draft in store.unfinished()]
 
 
 def test_a_job_is_absent_until_its_draft_closes(store):
-    with store.draft(KEY) as folder:
-        write_json(folder / "rows.json", [{"acc": 0.5}])
+    with store.draft(KEY) as draft:
+        draft.write_json("rows.json", [{"acc": 0.5}])
         assert KEY not in store
-        assert {k: draft.folder for k, draft in store.running().items()} == {KEY: folder}
+        assert store.unfinished() == [draft]
     assert KEY in store and OTHER not in store
     assert store.rows(KEY) == [{"acc": 0.5}]
-    assert store.running() == {} and not list(store.drafts.iterdir())
+    assert store.unfinished() == [] and not list(store.drafts.iterdir())
+
+
+def test_reading_makes_nothing(store):
+    assert store.keys() == [] and store.unfinished() == [] and KEY not in store
+    assert store.failure(KEY) is None
+    store.forget_failure(KEY)
+    assert not store.root.exists()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_an_exception_drops_the_draft(store, error):
-    with pytest.raises(error), store.draft(KEY) as folder:
-        write_json(folder / "rows.json", [])
+    with pytest.raises(error), store.draft(KEY) as draft:
+        draft.write_json("rows.json", [])
         raise error
     assert KEY not in store and not list(store.drafts.iterdir())
 
 
 def test_the_second_of_two_publishers_loses_quietly(store):
     with store.draft(KEY) as slow:
-        write_json(slow / "rows.json", [{"acc": "second"}])
+        slow.write_json("rows.json", [{"acc": "second"}])
         publish(store, value="first")
     assert store.rows(KEY) == [{"acc": "first"}]
     assert not list(store.drafts.iterdir())
@@ -82,6 +82,7 @@ def test_the_second_of_two_publishers_loses_quietly(store):
 
 
 def test_a_draft_that_cannot_be_published_is_an_error(store):
+    store.root.mkdir()
     (store.root / KEY).write_text("a file where the folder belongs")
     with pytest.raises(OSError):
         publish(store)
@@ -91,8 +92,8 @@ def test_a_draft_that_cannot_be_published_is_an_error(store):
 def test_tensors_come_back_as_they_were(store):
     turned = torch.arange(24.0).view(2, 3, 4).transpose(0, 2)
     saved = {"turned": turned, "bytes": torch.arange(5, dtype=torch.uint8), "one": torch.tensor(3)}
-    with store.draft(KEY) as folder:
-        write_tensors(folder / "tensors.safetensors", saved)
+    with store.draft(KEY) as draft:
+        draft.write_tensors("tensors.safetensors", saved)
     found = store.tensors(KEY)
     assert set(found) == set(saved)
     for name, value in saved.items():
@@ -101,21 +102,23 @@ def test_tensors_come_back_as_they_were(store):
 
 def test_floats_in_rows_come_back_exactly(store):
     values = [1 / 3, 8999 / 9000, 5e-324, 0.1 + 0.2]
-    with store.draft(KEY) as folder:
-        write_json(folder / "rows.json", [{"acc": value} for value in values])
+    with store.draft(KEY) as draft:
+        draft.write_json("rows.json", [{"acc": value} for value in values])
     assert [row["acc"] for row in store.rows(KEY)] == values
 
 
-def test_sweep_removes_only_drafts_of_dead_processes(store):
+def test_sweep_removes_only_drafts_that_nobody_has_claimed(store):
     publish(store, OTHER)
-    dead = leave_draft(store, KEY, dead_process())
-    mine = leave_draft(store, "c" * 24, os.getpid())
-    foreign = store.drafts / f"{'d' * 24}.some.host.org.{dead.name.split('.')[-2]}.12345678"
-    foreign.mkdir()
-    assert set(store.running()) == {"c" * 24, "d" * 24}
-    store.sweep()
-    assert set(store.drafts.iterdir()) == {mine, foreign}
-    assert OTHER in store
+    leave_draft(store, KEY)
+    claimed = leave_draft(store, "c" * 24)
+    owner = Claims(store.root)
+    with Claims(store.root) as claims:
+        assert owner.take("c" * 24)
+        sweep(store, claims)
+        assert list(store.drafts.iterdir()) == [claimed] and OTHER in store
+        owner.release("c" * 24)
+        sweep(store, claims)
+    assert not list(store.drafts.iterdir())
 
 
 def test_failures_are_kept_until_success_or_forgotten(store):
@@ -133,8 +136,9 @@ def test_failures_are_kept_until_success_or_forgotten(store):
 
 
 def _hang_in_a_draft(root, reached):
-    with Store(root).draft(KEY) as folder:
-        write_json(folder / "rows.json", [{"acc": "torn"}])
+    with Claims(root) as claims, Store(root).draft(KEY) as draft:
+        assert claims.take(KEY)
+        draft.write_json("rows.json", [{"acc": "torn"}])
         reached.set()
         signal.pause()
 
@@ -145,28 +149,28 @@ def test_a_killed_process_publishes_nothing_and_the_next_one_completes(store):
     process = context.Process(target=_hang_in_a_draft, args=(store.root, reached))
     process.start()
     assert reached.wait(20)
-    assert list(store.running()) == [KEY]
-    store.sweep()
-    assert len(list(store.drafts.iterdir())) == 1  # it is alive
-    process.kill()
-    process.join()
-    assert KEY not in store and store.running() == {}
-    publish(store, value="whole")
-    assert store.rows(KEY) == [{"acc": "whole"}]
-    assert len(list(store.drafts.iterdir())) == 1
-    store.sweep()
+    with Claims(store.root) as claims:
+        sweep(store, claims)
+        assert unfinished(store) == [KEY]  # it is alive
+        process.kill()
+        process.join()
+        assert KEY not in store
+        publish(store, value="whole")
+        assert store.rows(KEY) == [{"acc": "whole"}] and unfinished(store) == [KEY]
+        sweep(store, claims)
     assert not list(store.drafts.iterdir())
 
 
-def fill(folder):
-    write_json(folder / "rows.json", [{"acc": 0.5}])
-    write_tensors(folder / "tensors.safetensors", {"x": torch.arange(3.0)})
+def fill(draft):
+    draft.write_json("rows.json", [{"acc": 0.5}])
+    draft.write_tensors("tensors.safetensors", {"x": torch.arange(3.0)})
+    folder = draft.folder
     assert (folder / "tensors.safetensors").stat().st_mode & 0o044 == folder.stat().st_mode & 0o044
 
 
 def test_the_checksum_of_every_file_is_published_with_it(store):
-    with store.draft(KEY) as folder:
-        fill(folder)
+    with store.draft(KEY) as draft:
+        fill(draft)
     folder = store.root / KEY
     sums = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
@@ -180,15 +184,15 @@ def test_the_checksum_of_every_file_is_published_with_it(store):
 def test_a_checksum_of_a_file_larger_than_one_read(tmp_path):
     content = bytes(range(251)) * 12345
     (tmp_path / "large").write_bytes(content)
-    assert module._checksum(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+    assert checksum(tmp_path / "large") == hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     """A published folder that tests change and put back."""
     store = Store(tmp_path_factory.mktemp("sound"))
-    with store.draft(KEY) as folder:
-        fill(folder)
+    with store.draft(KEY) as draft:
+        fill(draft)
     return store.root / KEY
 
 
@@ -240,8 +244,8 @@ def test_missing_extra_cut_and_renamed_files_are_found(sound):
 
 
 def test_what_was_altered_is_not_read(store):
-    with store.draft(KEY) as folder:
-        fill(folder)
+    with store.draft(KEY) as draft:
+        fill(draft)
     folder = store.root / KEY
     tensors = folder / "tensors.safetensors"
     whole = tensors.read_bytes()
@@ -250,14 +254,14 @@ def test_what_was_altered_is_not_read(store):
         store.tensors(KEY)
     tensors.write_bytes(whole)
     assert store.tensors(KEY)["x"].tolist() == [0, 1, 2]
-    write_json(folder / "rows.json", [{"acc": 0.6}])
+    (folder / "rows.json").write_text('[{"acc": 0.6}]')
     with pytest.raises(InputError, match=r"rows.json changed"):
         store.rows(KEY)
 
 
 def test_a_folder_from_before_checksums_is_read(store):
-    with store.draft(KEY) as folder:
-        fill(folder)
+    with store.draft(KEY) as draft:
+        fill(draft)
     (store.root / KEY / CHECKSUMS).unlink()
     assert changes(store.root / KEY) == []
     assert store.rows(KEY) == [{"acc": 0.5}] and len(store.tensors(KEY)) == 1
@@ -267,21 +271,21 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("stage", ["rows", "_checksum", "checksums", "_sync", "rename"])
+@pytest.mark.parametrize("stage", ["rows", "checksum", "checksums", "_sync", "rename"])
 def test_a_full_disk_leaves_nothing_behind(store, monkeypatch, stage):
-    def write(file, value):
-        file.write_text("torn")
-        if file.name.startswith(stage):
+    def write(draft, name, value):
+        (draft.folder / name).write_text("torn")
+        if name == f"{stage}.json":
             full()
 
     if stage == "rename":
         monkeypatch.setattr(module.Path, "rename", full)
-    elif stage.startswith("_"):
+    elif stage in ("checksum", "_sync"):
         monkeypatch.setattr(module, stage, full)
     else:
-        monkeypatch.setattr(module, "write_json", write)
-    with pytest.raises(OSError, match="No space left"), store.draft(KEY) as folder:
-        module.write_json(folder / "rows.json", [])
+        monkeypatch.setattr(Draft, "write_json", write)
+    with pytest.raises(OSError, match="No space left"), store.draft(KEY) as draft:
+        draft.write_json("rows.json", [])
     assert KEY not in store and not list(store.drafts.iterdir())
     monkeypatch.undo()
     publish(store, value="later")
@@ -296,11 +300,12 @@ def test_a_full_disk_is_an_error_of_the_system_for_tensors_too(tmp_path, monkeyp
         raise SafetensorError(next(told))
 
     monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    draft = Draft(tmp_path, KEY)
     with pytest.raises(OSError, match="No space left") as caught:
-        write_tensors(tmp_path / "x", {"x": torch.zeros(1)})
+        draft.write_tensors("x", {"x": torch.zeros(1)})
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(SafetensorError, match="another"):
-        write_tensors(tmp_path / "x", {"x": torch.zeros(1)})
+        draft.write_tensors("x", {"x": torch.zeros(1)})
 
 
 def test_a_full_disk_leaves_no_torn_failure_record(store, monkeypatch):
@@ -317,9 +322,9 @@ def test_a_full_disk_leaves_no_torn_failure_record(store, monkeypatch):
 def _publish_at_once(root, number, barrier):
     store = Store(root)
     for name in "0123456789":
-        with store.draft(name * 24) as folder:
-            write_json(folder / "rows.json", [{"acc": number}])
-            (folder / "log.jsonl").write_text(f"{number}\n" * (number + 1))
+        with store.draft(name * 24) as draft:
+            draft.write_json("rows.json", [{"acc": number}])
+            (draft.folder / "log.jsonl").write_text(f"{number}\n" * (number + 1))
             barrier.wait(20)
 
 
@@ -364,6 +369,7 @@ def test_only_folders_named_by_a_key_are_jobs(store):
     (store.drafts / ".nfs0001").touch()
     (store.root / ("c" * 24)).symlink_to(store.root / KEY)
     assert store.keys() == [KEY]
-    assert store.unfinished() == [] and store.running() == {}
-    store.sweep()
+    assert store.unfinished() == []
+    with Claims(store.root) as claims:
+        sweep(store, claims)
     assert (store.drafts / ".nfs0001").exists()

@@ -1,11 +1,8 @@
 """Looking after the cache: what is listed, what is found to be damaged, what is deleted."""
 
-import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,13 +11,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.cache.clean import delete, faults, jobs, references, titles, unused
-from benchmark.cache.store import CHECKSUMS, Store, write_json, write_tensors
+from benchmark.cache.checksums import CHECKSUMS, faults
+from benchmark.cache.claims import Claims
+from benchmark.cache.clean import delete, jobs, titles, unused
+from benchmark.cache.store import Store
 from benchmark.cli import main as cli
-from benchmark.cli.cache import _size
+from benchmark.cli.cache import _size, references
 from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, describe, key
+from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob
 
 ROOT = Path(__file__).parents[2]
 BASE = {"datasets": ["digits"], "models": ["small_cnn"], "recipe": {"epochs": 1}}
@@ -50,18 +49,17 @@ def store(tmp_path):
 
 def publish(store, *done):
     for job in done:
-        with store.draft(key(job)) as folder:
-            write_json(folder / "job.json", json.loads(describe(job)))
+        with store.draft(job.key) as draft:
+            draft.write_json("job.json", job.canonical())
             if not isinstance(job, DefenseJob):
-                write_tensors(folder / "tensors.safetensors", {"x": torch.arange(99.0)})
-            write_json(folder / "rows.json", [{"acc": 0.5}])
+                draft.write_tensors("tensors.safetensors", {"x": torch.arange(99.0)})
+            draft.write_json("rows.json", [{"acc": 0.5}])
 
 
-def draft(store, name, *, host, pid, age=0.0):
-    folder = store.drafts / f"{name}.{host}.{pid}.12345678"
-    folder.mkdir()
-    then = time.time() - age
-    os.utime(folder, (then, then))
+def leave_draft(store, key):
+    """A draft as a process that was killed leaves it."""
+    folder = store.drafts / f"{key}.0123456789abcdef"
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -71,10 +69,10 @@ def cache(store, *argv):
 
 def test_jobs_of_two_configs_share_what_they_need(configs, grids):
     users = references([configs[0], configs[1], configs[0]])
-    assert set(users) == {key(job) for grid in grids for job in grid.jobs()}
+    assert set(users) == {job.key for grid in grids for job in grid.jobs()}
     shared = {name for name, used in users.items() if used == ["first", "second"]}
-    assert shared == {key(j) for j in grids[0].jobs()} & {key(j) for j in grids[1].jobs()}
-    kinds = {type(job) for job in grids[0].jobs() if key(job) in shared}
+    assert shared == {j.key for j in grids[0].jobs()} & {j.key for j in grids[1].jobs()}
+    kinds = {type(job) for job in grids[0].jobs() if job.key in shared}
     assert kinds == {AssetJob, AttackJob, DefenseJob}
 
 
@@ -111,6 +109,7 @@ def test_titles_of_folders_without_a_sound_description(store, grids):
 
 
 def test_an_empty_cache_is_listed_verified_and_cleaned(store, configs, capsys):
+    store.drafts.mkdir(parents=True)
     for action in (["ls", configs[0]], ["verify"], ["gc", configs[0], "--delete"]):
         assert cache(store, *action) == 0
     assert "KEY" not in capsys.readouterr().out
@@ -161,7 +160,7 @@ def test_verify_names_each_bad_folder_on_one_line(store, grids, capsys):
 def test_a_folder_without_checksums_has_to_be_complete(store, grids, name, content, told):
     victim = grids[0].victims[0]
     publish(store, victim)
-    folder = store.root / key(victim)
+    folder = store.root / victim.key
     (folder / CHECKSUMS).unlink()
     assert faults(folder) == []
     file = folder / name
@@ -176,7 +175,7 @@ def test_a_folder_without_checksums_has_to_be_complete(store, grids, name, conte
 
 def test_a_file_that_cannot_be_read_is_a_fault(store, grids):
     publish(store, grids[0].victims[0])
-    folder = store.root / key(grids[0].victims[0])
+    folder = store.root / grids[0].victims[0].key
     (folder / "log.jsonl").mkdir()
     assert "not published" in faults(folder)[0]
     (folder / "rows.json").unlink()
@@ -188,10 +187,10 @@ def test_a_file_that_cannot_be_read_is_a_fault(store, grids):
 def test_gc_lists_first_and_deletes_only_when_told(store, configs, grids, capsys):
     publish(store, *grids[0].jobs(), *grids[1].jobs())
     before = set(store.keys())
-    spare = before - {key(job) for job in grids[0].jobs()}
+    spare = before - {job.key for job in grids[0].jobs()}
     assert cache(store, "gc", configs[0]) == 0
     out = capsys.readouterr().out
-    assert set(store.keys()) == before and "kept; --delete deletes them" in out
+    assert set(store.keys()) == before and "not deleted; --delete deletes them" in out
     assert {name for name in before if name in out} == spare and len(spare) == 4
     freed = sum(entry.size for entry in jobs(store) if entry.key in spare)
     assert f"4 unused by {configs[0]}, {_size(freed)}" in out
@@ -206,7 +205,7 @@ def test_gc_lists_first_and_deletes_only_when_told(store, configs, grids, capsys
 @given(st.data())
 def test_gc_keeps_exactly_what_is_needed(tmp_path_factory, grids, data):
     store = Store(tmp_path_factory.mktemp("cache"))
-    every = {key(job): job for grid in grids for job in grid.jobs()}
+    every = {job.key: job for grid in grids for job in grid.jobs()}
     there = data.draw(st.sets(st.sampled_from(sorted(every))))
     failed = data.draw(st.sets(st.sampled_from(sorted(every))))
     chosen = data.draw(st.sets(st.sampled_from((0, 1)), min_size=1))
@@ -214,16 +213,18 @@ def test_gc_keeps_exactly_what_is_needed(tmp_path_factory, grids, data):
     for name in failed:
         store.record_failure(name, {"error": "E: why"})
         store.checkpoint(name).write_bytes(b"weights")
-    needed = {key(job) for number in chosen for job in grids[number].jobs()}
-    for entry in unused(store, needed):
-        delete(store, entry)
+    needed = {job.key for number in chosen for job in grids[number].jobs()}
+    with Claims(store.root) as claims:
+        for entry in unused(store, claims, needed):
+            delete(store, entry)
     assert set(store.keys()) == there & needed
-    assert {file.stem for file in store.failures.iterdir()} == failed & needed
-    assert {file.stem for file in store.checkpoints.iterdir()} == failed & needed
-    assert not list(store.drafts.iterdir())
+    assert {file.stem for file in store.failures.glob("*")} == failed & needed
+    assert {file.stem for file in store.checkpoints.glob("*")} == failed & needed
+    assert not list(store.drafts.glob("*"))
 
 
 def test_gc_tells_failures_by_their_error(store, configs, capsys):
+    store.drafts.mkdir(parents=True)
     store.record_failure("e" * 24, {"error": "E: why"})
     store.record_failure("f" * 24, {"error": "E: why", "traceback": "line\nline"})
     assert cache(store, "gc", configs[0], "--delete") == 0
@@ -232,25 +233,22 @@ def test_gc_tells_failures_by_their_error(store, configs, capsys):
     assert second.endswith("  E: why") and not list(store.failures.iterdir())
 
 
-def test_gc_never_touches_what_may_be_running(store, configs, grids, capsys):
-    used, other = key(grids[0].victims[0]), "e" * 24
-    dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
-    dead.wait()
-    host = socket.gethostname()
-    mine = draft(store, used, host=host, pid=os.getpid(), age=9 * DAY)
-    left = draft(store, used, host=host, pid=dead.pid)
-    slow = draft(store, other, host="elsewhere", pid=1, age=DAY - 60)
-    gone = draft(store, other, host="elsewhere", pid=2, age=DAY + 60)
+def test_gc_never_touches_what_a_living_process_has_claimed(store, configs, grids, capsys):
+    used, other = grids[0].victims[0].key, grids[1].jobs()[-1].key
     publish(store, grids[1].jobs()[-1])
-    # Its grid may use the job that the config does not.
-    assert cache(store, "gc", configs[0], "--delete") == 2
-    error = capsys.readouterr().err
-    assert str(slow) in error and "name its config as well, or wait" in error
-    assert error.count("\n") == 1
-    assert set(store.drafts.iterdir()) == {mine, left, slow, gone} and len(store.keys()) == 1
-    slow.rmdir()
+    mine, left = leave_draft(store, used), leave_draft(store, "e" * 24)
+    with Claims(store.root) as driver:
+        # A driver between two jobs has claimed a job that is not needed; its grid may use more.
+        assert driver.take(used) and driver.take(other)
+        assert cache(store, "gc", configs[0], "--delete") == 2
+        error = capsys.readouterr().err
+        assert other in error and f"process {os.getpid()} on " in error and error.count("\n") == 1
+        assert set(store.drafts.iterdir()) == {mine, left} and store.keys() == [other]
+        driver.release(other)
+        assert cache(store, "gc", configs[0], "--delete") == 0
+        assert set(store.drafts.iterdir()) == {mine} and store.keys() == []
     assert cache(store, "gc", configs[0], "--delete") == 0
-    assert set(store.drafts.iterdir()) == {mine} and store.keys() == []
+    assert not list(store.drafts.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,15 @@ import yaml
 from fakes import Threads
 from rich.console import Console
 
-from benchmark.cache.drafts import STALE
-from benchmark.cache.store import Store, write_json
+from benchmark.cache.claims import LEASE, Claims
+from benchmark.cache.store import Store
 from benchmark.cli import progress
-from benchmark.cli.progress import Progress, last_epoch, overview
+from benchmark.cli.progress import Progress, last_epoch
+from benchmark.cli.status import cells_of, overview
 from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
-from benchmark.jobs.job import AssetJob, key
+from benchmark.grid.plan import make_plan
+from benchmark.jobs.job import AssetJob
 from benchmark.run.durations import Durations
 
 CONFIG = {
@@ -42,8 +44,8 @@ def store(tmp_path):
 
 def publish(store, *jobs):
     for job in jobs:
-        with store.draft(key(job)) as folder:
-            write_json(folder / "rows.json", [])
+        with store.draft(job.key) as draft:
+            draft.write_json("rows.json", [])
 
 
 def cell(grid, attack, defense, seed=0):
@@ -57,7 +59,7 @@ def cell(grid, attack, defense, seed=0):
 
 def status(grid, store):
     """(states by attack for seed 0, lines of the table of details, complete)."""
-    tables, complete = overview(grid, store)
+    tables, complete = overview(cells_of(grid), make_plan(grid.jobs()), store, Claims(store.root))
     first, second, *details = tables
     assert (first.title, second.title) == tuple(f"Digits, Small CNN, seed {s}" for s in (0, 1))
     columns = [list(column.cells) for column in first.columns]
@@ -68,13 +70,11 @@ def status(grid, store):
     return states, stream.getvalue().splitlines(), complete
 
 
-def foreign(store, job, age):
-    """A draft of another machine that was last written to so many seconds ago."""
-    folder = store.drafts / f"{key(job)}.far.away.org.77.12345678"
-    folder.mkdir()
-    (folder / "log.jsonl").write_text('{"seconds": 9, "epoch": 2, "epochs": 8}\n')
-    for path in (folder / "log.jsonl", folder):
-        os.utime(path, (time.time() - age,) * 2)
+@pytest.fixture
+def claims(store):
+    """Another driver on the same cache."""
+    with Claims(store.root) as claims:
+        yield claims
 
 
 def test_nothing_done_and_all_done(grid, store):
@@ -89,54 +89,66 @@ def test_nothing_done_and_all_done(grid, store):
     assert details == [] and complete
 
 
-def test_a_running_job_says_where_since_when_and_how_far(grid, store):
+def test_a_running_job_says_where_since_when_and_how_far(grid, store, claims):
     job, other = cell(grid, "BadNets", "No Defense"), cell(grid, "LF", "No Defense")
-    with store.draft(key(job)) as folder, store.draft(key(other)):
-        (folder / "job.json").write_text("{}")
-        os.utime(folder / "job.json", (time.time() - 3720,) * 2)
-        (folder / "log.jsonl").write_text('{"seconds": 9, "epoch": 3, "epochs": 8, "loss": 1}\n')
+    assert claims.take(job.key) and claims.take(other.key)
+    with store.draft(job.key) as draft, store.draft(other.key):
+        (draft.folder / "job.json").write_text("{}")
+        os.utime(draft.folder / "job.json", (time.time() - 3720,) * 2)
+        line = '{"seconds": 9, "epoch": 3, "epochs": 8, "loss": 1}\n'
+        (draft.folder / "log.jsonl").write_text(line)
         states, details, complete = status(grid, store)
-        host = next(iter(store.running().values())).host
     assert states["BadNets"] == ("running 3/8", "missing", "missing")
     assert states["LF"] == ("running", "missing", "missing")
     (line,) = (line for line in details if "BadNets" in line)
     assert "Digits / Small CNN / BadNets / No Defense / 0" in line and "running 3/8" in line
-    assert f"{host}, process {os.getpid()}, for 1 h 2 min, epoch 3/8" in line
+    assert f"{claims.owner(job.key)}, for 1 h 2 min, epoch 3/8" in line
     assert any("LF" in line and "no epoch yet" in line for line in details)
     assert not complete
 
 
-@pytest.mark.parametrize(("age", "state"), [(STALE - 60, "running 2/8"), (STALE + 60, "stale")])
-def test_a_job_of_another_machine_runs_while_it_writes(grid, store, age, state):
+def test_a_job_runs_while_its_claim_is_alive_whatever_has_its_number(grid, store, claims):
+    """A draft that nobody has claimed is what a killed process left, also in a container."""
     job = cell(grid, "BadNets", "FT")
-    foreign(store, job, age)
-    states, details, _ = status(grid, store)
+    with store.draft(job.key):
+        assert status(grid, store)[0]["BadNets"][1] == "missing"
+        assert claims.take(job.key)
+        assert status(grid, store)[0]["BadNets"][1] == "running"
+    assert status(grid, store)[0]["BadNets"][1] == "running"
+    claims.release(job.key)
+    assert status(grid, store)[0]["BadNets"][1] == "missing"
+
+
+@pytest.mark.parametrize(("age", "state"), [(LEASE / 2, "running 2/8"), (2 * LEASE, "stale")])
+def test_a_job_of_another_machine_runs_while_its_claim_is_touched(grid, store, age, state):
+    job = cell(grid, "BadNets", "FT")
+    owner = Claims(store.root)
+    with owner, store.draft(job.key) as draft:
+        assert owner.take(job.key)
+        file = store.root / "claims" / job.key
+        here = f"host={owner._leases[job.key].owner.hostname}"
+        file.write_text(file.read_text().replace(here, "host=far.away.org"))
+        os.utime(file, (time.time() - age,) * 2)
+        (draft.folder / "log.jsonl").write_text('{"seconds": 9, "epoch": 2, "epochs": 8}\n')
+        states, details, _ = status(grid, store)
     assert states["BadNets"] == ("missing", state, "missing")
     (line,) = (line for line in details if "BadNets" in line)
-    assert "far.away.org, process 77" in line and ("silent for" in line) == (state == "stale")
-    with store.draft(key(job)):  # the one that was written to last counts
-        assert status(grid, store)[0]["BadNets"][1] == "running"
-
-
-def test_a_job_of_this_machine_runs_while_its_process_lives(grid, store):
-    job = cell(grid, "BadNets", "FT")
-    with store.draft(key(job)) as folder:
-        os.utime(folder, (time.time() - 9 * STALE,) * 2)
-        assert status(grid, store)[0]["BadNets"][1] == "running"
+    assert f"process {os.getpid()} on far.away.org" in line
+    assert ("silent for" in line) == (state == "stale")
 
 
 def test_an_old_failure_of_a_job_that_is_done_blocks_nothing(grid, store):
     victim = cell(grid, "LF", "No Defense")
     publish(store, victim)
-    store.record_failure(key(victim), {"error": "E: in a run at the same time"})
+    store.record_failure(victim.key, {"error": "E: in a run at the same time"})
     assert status(grid, store)[0]["LF"] == ("done", "missing", "missing")
 
 
 def test_a_failed_job_says_why_and_blocks_what_needs_it(grid, store):
     publish(store, cell(grid, "LF", "No Defense"))
-    store.record_failure(key(cell(grid, "LF", "FT")), {"error": "E: [/red] 1", "kind": "error"})
+    store.record_failure(cell(grid, "LF", "FT").key, {"error": "E: [/red] 1", "kind": "error"})
     store.record_failure(
-        key(cell(grid, "BadNets", "No Defense")), {"error": "E: 2", "kind": "out of memory"}
+        cell(grid, "BadNets", "No Defense").key, {"error": "E: 2", "kind": "out of memory"}
     )
     publish(store, cell(grid, "BadNets", "FT"))  # of an earlier victim with the same key
     states, details, complete = status(grid, store)
@@ -155,9 +167,9 @@ def test_a_failed_job_says_why_and_blocks_what_needs_it(grid, store):
     assert not complete
 
 
-def test_a_failed_asset_is_named_and_blocks_its_victims_and_their_defenses(grid, store):
+def test_a_failed_asset_is_named_and_blocks_its_victims_and_their_defenses(grid, store, claims):
     asset = next(job for job in grid.jobs() if isinstance(job, AssetJob) and job.seed == 0)
-    store.record_failure(key(asset), {"error": "E: no pattern"})
+    store.record_failure(asset.key, {"error": "E: no pattern"})
     states, details, _ = status(grid, store)
     assert states == {"LF": ("blocked",) * 3, "BadNets": ("missing",) * 3}
     text = "\n".join(details)
@@ -165,9 +177,9 @@ def test_a_failed_asset_is_named_and_blocks_its_victims_and_their_defenses(grid,
     assert text.count(f"by {asset}: E: no pattern") == 4
     (line,) = (line for line in details if line.startswith(f"│ {asset} "))
     assert "failed" in line and "E: no pattern" in line
-    store.forget_failure(key(asset))
-    with store.draft(key(asset)):
-        states, details, _ = status(grid, store)
+    store.forget_failure(asset.key)
+    assert claims.take(asset.key)
+    states, details, _ = status(grid, store)
     assert states["LF"] == ("missing",) * 3
     assert any(line.startswith(f"│ {asset} ") and "running" in line for line in details)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmark import contract
-from benchmark.plugin import KINDS, keys, load
+from benchmark.plugin import KINDS, load, plugin_names
 
-PLUGINS = [(kind, key) for kind in KINDS for key in keys(kind)]
+PLUGINS = [(kind, key) for kind in KINDS for key in plugin_names(kind)]
 
 HEAD = """
 import torch

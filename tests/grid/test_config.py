@@ -6,11 +6,12 @@ import pytest
 import yaml
 
 from attacks.badnets import BadNets
-from benchmark.cache.store import Store, write_json
+from benchmark.cache.store import Store
 from benchmark.errors import InputError
 from benchmark.grid.config import read
-from benchmark.grid.grid import COLUMNS, make_grid
-from benchmark.jobs.job import AssetJob, AttackJob, key, needs
+from benchmark.grid.grid import make_grid
+from benchmark.jobs.job import AssetJob, AttackJob
+from benchmark.rows import COLUMNS
 from defenses.ft import FT
 
 GRID = {
@@ -142,7 +143,7 @@ def test_jobs_are_unique_with_victims_before_their_defenses(tmp_path):
     assert len(jobs) == len(set(jobs)) == victims * (1 + 2)
     assert sum(isinstance(job, AttackJob) for job in jobs) == victims
     for place, job in enumerate(jobs):
-        assert all(jobs.index(need) < place for need in needs(job))
+        assert all(jobs.index(need) < place for need in job.needs)
     assert {job.recipe.epochs for job in jobs if isinstance(job, AttackJob)} == {3}
     defended = [job for job in jobs if not isinstance(job, AttackJob)]
     assert {(job.clean_ratio, job.score_every) for job in defended} == {(0.1, 2)}
@@ -152,8 +153,8 @@ def test_an_asset_is_made_once_before_all_attacks_that_need_it(tmp_path):
     ratios = [{"lf": {"ratio": ratio}} for ratio in (0.05, 0.1)]
     jobs = make_grid(config(tmp_path, attacks=ratios, models=["small_cnn"], seeds=[0])).jobs()
     assert [type(job) is AssetJob for job in jobs] == [True] * 2 + [False] * 6
-    assert needs(jobs[1]) == (jobs[0],)
-    assert [needs(job) for job in jobs if isinstance(job, AttackJob)] == [(jobs[1],)] * 2
+    assert jobs[1].needs == (jobs[0],)
+    assert [job.needs for job in jobs if isinstance(job, AttackJob)] == [(jobs[1],)] * 2
 
 
 @pytest.mark.parametrize(
@@ -164,10 +165,10 @@ def test_a_victim_without_task_or_backdoor_is_marked_in_its_row(tmp_path, acc, a
     grid, store = make_grid(config(tmp_path)), Store(tmp_path / "cache")
     victim = grid.victims[0]
     measured = {"kind": "victim", "step": 0, "acc": acc, "asr": asr, "status": "ok"}
-    with store.draft(key(victim)) as folder:
-        write_json(folder / "rows.json", [measured])
+    with store.draft(victim.key) as draft:
+        draft.write_json("rows.json", [measured])
     (row,) = grid.rows(store).to_dict("records")
-    assert row["status"] == status and row["key"] == row["victim"] == key(victim)
+    assert row["status"] == status and row["key"] == row["victim"] == victim.key
     assert (row["dataset"], row["model"], row["defense"]) == (
         "Digits",
         "Small CNN (width 8)",
@@ -208,16 +209,16 @@ def test_labels_leave_out_what_all_variants_share(tmp_path):
 
 
 def test_only_keeps_cells_by_key_and_by_label(tmp_path):
-    grid = make_grid(config(tmp_path), "attack=badnets, defense=SAU,seed=1")
+    grid = make_grid(config(tmp_path), ["attack=badnets, defense=SAU,seed=1"])
     places = [grid.place(*cell) for cell in grid.cells()]
     assert {place["attack"] for place in places} == {"BadNets", "BadNets (all-to-all)"}
     assert {place["defense"] for place in places} == {"No Defense", "SAU"}
     assert {place["seed"] for place in places} == {1}
-    one = make_grid(config(tmp_path), "attack=BadNets (all-to-all),model=Small CNN,defense=ft")
+    one = make_grid(config(tmp_path), ["attack=BadNets (all-to-all),model=Small CNN", "defense=ft"])
     assert {victim.attack for victim in one.victims} == {BadNets(labels="all2all")}
     assert [type(defense) for defense in one.defenses] == [FT]
-    assert len({victim.model for victim in one.victims}) == 1
-    both = make_grid(config(tmp_path), "attack=badnets,attack=blended")
+    assert len({victim.architecture for victim in one.victims}) == 1
+    both = make_grid(config(tmp_path), ["attack=badnets,attack=blended"])
     assert len(both.victims) == len(make_grid(config(tmp_path)).victims)
 
 
@@ -233,7 +234,31 @@ def test_only_keeps_cells_by_key_and_by_label(tmp_path):
 )
 def test_only_refuses_what_is_not_in_the_grid(tmp_path, only, told):
     with pytest.raises(InputError, match=told):
-        make_grid(config(tmp_path), only)
+        make_grid(config(tmp_path), [only])
+
+
+def test_a_label_with_commas_can_be_named(tmp_path):
+    recipes = [{"epochs": 5, "lr": 0.5}, {"epochs": 7, "lr": 0.1}]
+    grids = config(tmp_path, defenses=["sau", *({"ft": {"recipe": r}} for r in recipes)])
+    label = "FT (epochs=5, lr=0.5)"
+    assert label in make_grid(grids).labels.values()
+    for only in ([f"defense={label}"], [f"attack=badnets,defense={label},seed=1"]):
+        (defense,) = make_grid(grids, only).defenses
+        assert defense.recipe.epochs == 5
+    assert len(make_grid(grids, [f"defense={label}", "defense=sau"]).defenses) == 2
+
+
+def test_what_belongs_to_the_table_comes_from_the_plugin_not_from_the_cache(tmp_path):
+    """Rows of jobs that were cached when the rule was another one show the rule of today."""
+    grid, store = make_grid(config(tmp_path)), Store(tmp_path / "cache")
+    victim, defended = next((v, d) for v, d in grid.cells() if d)
+    measured = {"step": 1, "acc": 0.9, "asr": 0.9, "status": "ok"}
+    for job, kind in ((victim, "victim"), (defended, "rounds")):
+        with store.draft(job.key) as draft:
+            old = {"kind": kind, "select": "fixed:9", "uses": "train"}
+            draft.write_json("rows.json", [measured | old])
+    rows = grid.rows(store).set_index("kind")
+    assert rows.loc["rounds", ["select", "uses", "clean_ratio"]].tolist() == ["last", "clean", 0.1]
 
 
 def test_a_grid_without_results_has_no_rows_but_their_columns(tmp_path):
@@ -249,5 +274,5 @@ def test_an_attack_may_have_a_recipe_of_its_own(tmp_path):
     assert {victim.recipe.epochs for victim in victims} == {3}
     with pytest.raises(InputError, match="attack 'badnets': recipe: unknown field 'epoch'"):
         make_grid(config(tmp_path, attacks=[{"badnets": {"recipe": {"epoch": 1}}}]))
-    with pytest.raises(InputError, match="twice with different recipes"):
+    with pytest.raises(InputError, match="two recipes for the attack 'badnets'"):
         make_grid(config(tmp_path, attacks=["badnets", {"badnets": {"recipe": {"lr": 1}}}]))

@@ -1,22 +1,31 @@
 """Durations and orders: hints that are learned, and what is made of them."""
 
-import json
-
 import pytest
 from fakes import Fake, key, steps
 
-from benchmark.cache.store import Store, write_json
+from benchmark.cache.description import Description
+from benchmark.cache.step import Step
+from benchmark.cache.store import Store
 from benchmark.cli.run import forced, preview, seconds
 from benchmark.errors import InputError
 from benchmark.grid.plan import make_plan
-from benchmark.run.durations import Durations, Step, chains, guess, learned, row_order, wall_time
+from benchmark.run.durations import (
+    PASS,
+    SPEED,
+    Durations,
+    chains,
+    learned,
+    row_order,
+    wall_time,
+    weight,
+)
 
 
 def victim(dataset="cifar10", model="resnet", attack="badnets", epochs=100):
     return {
         "job": "attack",
         "dataset": {"plugin": dataset},
-        "model": {"plugin": model},
+        "architecture": {"plugin": model},
         "attack": {"plugin": attack, "target": 0},
         "recipe": {"epochs": epochs},
     }
@@ -31,8 +40,16 @@ def defense(plugin="ft", epochs=100, **more):
     }
 
 
-def step(canonical):
-    return Step("k", "job", canonical)
+def step(canonical, **more):
+    return Step("k", "job", Description(canonical), **more)
+
+
+def guess(canonical):
+    return weight(Description(canonical))
+
+
+def learn(durations, canonical, seconds, *device):
+    durations.learn(Description(canonical), seconds, *device)
 
 
 def test_a_guess_grows_with_epochs_and_with_the_data_they_pass_over():
@@ -44,13 +61,13 @@ def test_a_guess_grows_with_epochs_and_with_the_data_they_pass_over():
 
 
 def test_the_nearest_kind_of_finished_job_tells_the_duration():
-    durations = Durations("gpu")
+    durations = Durations("GPU")
     slow, fast = defense("sau"), defense("ft")
     assert durations.seconds(step(slow)) == guess(slow)
     assert not durations.is_measured(step(slow))
-    durations.learn(slow, 500, "gpu")
-    durations.learn(slow, 700, "gpu")
-    durations.learn(fast, 50, "gpu")
+    learn(durations, slow, 500, "GPU")
+    learn(durations, slow, 700, "GPU")
+    learn(durations, fast, 50, "GPU")
     assert durations.seconds(step(slow)) == pytest.approx(600)
     assert durations.seconds(step(fast)) == pytest.approx(50)
     # Another attack: the same place. Another model: the same method. Both are measurements.
@@ -72,22 +89,33 @@ def test_the_nearest_kind_of_finished_job_tells_the_duration():
 
 def test_measurements_of_this_kind_of_device_come_first():
     durations = Durations("2-thread AMD EPYC")
-    durations.learn(victim(), 9000, "1-thread AMD EPYC")
-    durations.learn(victim(), 100, "NVIDIA H200")
+    learn(durations, victim(), 9000, "1-thread AMD EPYC")
+    learn(durations, victim(), 100, "NVIDIA H200")
     assert durations.seconds(step(victim())) == pytest.approx(9000)
+    # Of another kind of device, in proportion to what both usually do.
     other = Durations("NVIDIA A100")
-    other.learn(victim(), 9000, "1-thread AMD EPYC")
-    assert other.seconds(step(victim())) == pytest.approx(9000)
+    learn(other, victim(), 9000, "1-thread AMD EPYC")
+    expected = 9000 * SPEED["cpu"] / SPEED["gpu"]
+    assert other.seconds(step(victim())) == pytest.approx(expected)
     assert not other.is_measured(step(victim()))
+
+
+def test_a_guess_counts_the_operations_at_the_speed_of_the_device():
+    small, usual = step(victim(), flops=1e12), step(victim())
+    for device, kind in (("NVIDIA H200", "gpu"), ("2-thread AMD EPYC", "cpu")):
+        durations = Durations(device)
+        assert durations.seconds(usual) == pytest.approx(20 + 100 * PASS / SPEED[kind])
+        assert durations.seconds(small) == pytest.approx(20 + 100 * 1e12 / SPEED[kind])
+        assert not durations.is_measured(small)
 
 
 def test_durations_are_read_from_a_cache_and_what_cannot_be_read_is_skipped(tmp_path):
     store = Store(tmp_path)
     jobs = {"a" * 24: [{"seconds": 10}, {"seconds": 30, "device": "gpu"}], "b" * 24: [{}]}
     for name, rows in jobs.items():
-        with store.draft(name) as folder:
-            write_json(folder / "job.json", victim())
-            write_json(folder / "rows.json", [{"device": "gpu"} | row for row in rows])
+        with store.draft(name) as draft:
+            draft.write_json("job.json", victim())
+            draft.write_json("rows.json", [{"device": "gpu"} | row for row in rows])
     (tmp_path / ("c" * 24)).mkdir()
     assert learned(store, "gpu").seconds(step(victim())) == pytest.approx(30)
 
@@ -120,9 +148,9 @@ def test_rows_are_ranked_by_what_is_left_of_them(two_rows):
 
 
 def test_what_several_rows_need_ranks_with_the_first_of_them():
-    shared = Step("s", "asset", {"recipe": {"epochs": 5}})
-    cheap = Step("c", "victim", {}, ("s",), "c")
-    dear = Step("d", "victim", {"recipe": {"epochs": 9}}, ("s",), "d")
+    shared = Step("s", "asset", Description({"recipe": {"epochs": 5}}))
+    cheap = Step("c", "victim", Description({}), needs=("s",), row="c")
+    dear = Step("d", "victim", Description({"recipe": {"epochs": 9}}), needs=("s",), row="d")
     plan = {step.key: step for step in (shared, dear, cheap)}
     assert row_order(plan, plan, Durations()) == {"s": 0, "c": 0, "d": 1}
 
@@ -143,15 +171,15 @@ def test_a_preview_says_what_rests_on_no_measurement(two_rows):
     names, plan, _ = two_rows
     durations = Durations("gpu")
     text = preview(plan, {names["a"]}, durations, 2)
-    assert text.splitlines()[0] == "5 jobs: 1 cached, 4 to run"
+    assert text.splitlines()[0] == "5 jobs: 4 to run, 1 cached"
     assert "1 min 10 s on 2 slots; a guess for 4 of them" not in text
     assert "about 0.03 device hours, 1 min 0 s on 2 slots; a guess for 4 of them" in text
-    durations.learn(plan[names["a1"]].canonical, 50, "gpu")
+    durations.learn(plan[names["a1"]].description, 50)
     assert "a guess for 3 of them" in preview(plan, {names["a"]}, durations, 2)
     for one in plan.values():
-        durations.learn(one.canonical, 3600, "gpu")
+        durations.learn(one.description, 3600)
     assert "guess" not in preview(plan, {names["a"]}, durations, 2)
-    assert preview(plan, plan, durations, 2) == "5 jobs: 5 cached, 0 to run"
+    assert preview(plan, plan, durations, 2) == "5 jobs: 0 to run, 5 cached"
 
 
 @pytest.mark.parametrize(
@@ -167,11 +195,11 @@ def test_bad_lengths_of_time_name_the_flag_and_what_is_accepted(text):
         seconds(text, "--budget")
 
 
-def test_a_plan_of_a_real_grid_and_what_force_names_of_it(tmp_path):
+def test_a_plan_of_a_real_grid_and_what_force_names_of_it():
     from benchmark.grid.config import Config
     from benchmark.grid.grid import make_grid
-    from benchmark.jobs.job import AssetJob, describe, needs
-    from benchmark.jobs.job import key as key_of
+    from benchmark.jobs.flops import training_flops
+    from benchmark.jobs.job import AssetJob
 
     config = Config(
         datasets=["digits"],
@@ -180,23 +208,26 @@ def test_a_plan_of_a_real_grid_and_what_force_names_of_it(tmp_path):
         defenses=["ft", "nad"],
     )
     jobs = make_grid(config).jobs()
-    plan = make_plan(jobs)
-    assert list(plan) == [key_of(job) for job in jobs]
+    plan = make_plan(jobs, training_flops)
+    assert list(plan) == [job.key for job in jobs]
     for job in jobs:
-        made = plan[key_of(job)]
-        assert made.job is job and made.canonical == json.loads(describe(job))
-        assert made.needs == tuple(map(key_of, needs(job)))
-        row = key_of(getattr(job, "victim", job))
+        made = plan[job.key]
+        assert made.job is job and made.description.canonical == job.canonical()
+        assert made.needs == tuple(need.key for need in job.needs)
+        row = getattr(job, "victim", job).key
         assert made.row == ("" if isinstance(job, AssetJob) else row)
+        # 3x3 convolutions at 32, 16 and 8 pixels, and the head; two operations a product.
+        products = 9 * (3 * 4 * 32**2 + 4 * 8 * 16**2 + 8 * 16 * 8**2) + 16 * 10
+        assert made.flops == 3 * 1437 * 2 * products
 
-    def named(force):
-        return {str(plan[name].job).split(" / ", 2)[2] for name in forced(config, force, plan)}
+    def named(*force):
+        return {str(plan[name]).split(" / ", 1)[1] for name in forced(config, force)}
 
-    assert named("") == set()
-    assert named("attack=lf") == {"LF / 0", "LF / 0 / FT", "LF / 0 / NAD"}
-    assert named("defense=ft") == {"BadNets / 0 / FT", "LF / 0 / FT"}
-    assert named("attack=lf,defense=FT") == {"LF / 0 / FT"}
+    lf = {"Small CNN (width 4) / LF / 0", "Small CNN (width 4) / UniversalPattern / 0"}
+    lf_defended = {f"Small CNN (width 4) / LF / 0 / {name}" for name in ("FT", "NAD")}
+    assert named() == set()
+    assert named("attack=lf") == lf | lf_defended
+    assert len(named("defense=ft")) == 2 and named("attack=lf", "defense=FT") < lf_defended
+    assert named("attack=lf,defense=FT") == named("attack=lf", "defense=FT")
     with pytest.raises(InputError, match=r"--force: no attack 'lff'.*did you mean 'lf'"):
-        forced(config, "attack=lff", plan)
-    part = make_plan(make_grid(config, "defense=nad").jobs())
-    assert len(forced(config, "attack=lf", part)) == 2
+        forced(config, ["attack=lff"])

@@ -12,8 +12,10 @@ import pytest
 from clusters import PATHS, alive, descendants, wait_for
 from fakes import attempts, claimed, compute, drive, key, small_grid
 
+from benchmark.cache.claims import Claims
+from benchmark.cache.clean import sweep
 from benchmark.cache.store import Store
-from benchmark.run.local import SlotPool
+from benchmark.run.local import LocalPool
 
 GRIDS, KILLS = 9, 6
 HERE = Path(__file__).parents[1]
@@ -23,7 +25,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks i
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """Rows by job of a run that nobody disturbs."""
-    root, pool = tmp_path_factory.mktemp("whole"), SlotPool(["", ""])
+    root, pool = tmp_path_factory.mktemp("whole"), LocalPool(["", ""])
     drive(small_grid(), root, pool, compute)
     pool.close()
     found = rows(root)
@@ -80,7 +82,8 @@ def test_a_grid_survives_kills_of_workers_and_drivers(tmp_path, expected, seed):
         driver.kill()
     assert rows(tmp_path) == expected
     cache = Store(tmp_path / "cache")
-    cache.sweep()
+    with Claims(cache.root) as claims:
+        sweep(cache, claims)
     assert not claimed(cache.root) and not list(cache.drafts.iterdir())
 
 
@@ -140,6 +143,6 @@ def test_a_grid_on_a_disk_that_fills_up_goes_on_when_there_is_room(tmp_path, exp
     assert "the disk is full" in driver.stopped and len(driver.left()) == 7
     monkeypatch.undo()
     _, driver = drive(small_grid(), tmp_path, pool, compute)
-    pool.shutdown()
+    pool.close()
     assert not driver.left() and not driver.stopped
     assert rows(tmp_path) == expected and set(expected) == {key(job) for job in small_grid()}

@@ -15,7 +15,7 @@ from clusters import PATHS, alive, descendants, wait_for
 from fakes import attempts, claimed
 
 from benchmark.run.failures import Overdue, WorkerLost
-from benchmark.run.local import SlotPool
+from benchmark.run.local import LocalPool
 
 HERE = Path(__file__).parents[1]
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
@@ -23,7 +23,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks i
 
 @pytest.fixture
 def pool():
-    pool = SlotPool(["", ""], limit=60)
+    pool = LocalPool(["", ""], limit=60)
     yield pool
     pool.close()
 
@@ -98,7 +98,7 @@ def started_since(before):
 @linux
 def test_a_job_over_its_limit_is_killed_with_what_it_has_started():
     before = descendants(os.getpid())
-    pool = SlotPool([""], limit=1)
+    pool = LocalPool([""], limit=1)
     job = pool.submit(os.system, "sleep 600")
     started = wait_for(lambda: started_since(before))
     with pytest.raises(Overdue, match=r"longer than the limit of 1 s"):

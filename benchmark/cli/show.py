@@ -1,25 +1,49 @@
-"""What each attack of a grid does to an image: clean, poisoned, and the difference, amplified."""
+"""The verb `show`: contact sheets of what each attack of a grid does to an image."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from matplotlib.figure import Figure
+from benchmark.cli.options import cache_folder, data_folder, results_folder
+from benchmark.errors import InputError
 
-from benchmark.cache.store import Store
-from benchmark.grid.grid import Grid
-from benchmark.jobs.job import AttackJob, key
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from benchmark.cache.store import Store
+    from benchmark.grid.grid import Grid
+    from benchmark.jobs.job import AttackJob
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Write the contact sheets of the victims that are finished, and print their paths."""
+    from benchmark.cache.store import Store
+    from benchmark.grid.config import read
+    from benchmark.grid.grid import make_grid
+
+    config = read(arguments.config)
+    grid = make_grid(config, arguments.only)
+    folder = results_folder(arguments) / "figures"
+    data = data_folder(arguments, config.data)
+    files = contact_sheets(grid, Store(cache_folder(arguments)), data, folder)
+    if not files:
+        raise InputError(f"no victim of {arguments.config} is finished; first: run it")
+    for file in files:
+        print(file)
+    return 0
 
 
 def contact_sheets(grid: Grid, store: Store, data: Path, folder: Path) -> list[Path]:
     """One PNG for each dataset, model and seed with the attacks whose victims are finished."""
+
+    import matplotlib.pyplot as plt
+
     groups: dict[tuple[str, str, int], list[AttackJob]] = {}
     for victim, defended in grid.cells():
-        if defended is None and key(victim) in store:
-            group = (grid.labels[victim.dataset], grid.labels[victim.model], victim.seed)
+        if defended is None and victim.key in store:
+            group = (grid.labels[victim.dataset], grid.labels[victim.architecture], victim.seed)
             groups.setdefault(group, []).append(victim)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -37,6 +61,11 @@ def contact_sheet(
     victims: list[AttackJob], labels: list[str], store: Store, data: Path, columns: int = 4
 ) -> Figure:
     """A row for each trigger: the first test images of `columns` classes, three panels for each."""
+
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import torch
+
     test = victims[0].dataset(data).test
     parts = [
         (victim, number, label if part == victim.attack else f"{label}:\n{part.label}")
@@ -49,7 +78,7 @@ def contact_sheet(
     for line, (victim, number, label) in zip(axes, parts, strict=True):
         wanted = victim.attack.parts[number].relabel(test.y, victim.dataset.num_classes)
         rows = (wanted != test.y).nonzero()[:, 0]
-        tensors = store.tensors(key(victim))
+        tensors = store.tensors(victim.key)
         triggered = tensors["test.x"][tensors["test.part"] == number]
         first = [int((test.y[rows] == c).nonzero()[0]) for c in test.y[rows].unique()[:columns]]
         for at, i in enumerate(first):

@@ -1,0 +1,21 @@
+"""The one text of a JSON value, and the key of a job: its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+KEY = re.compile("[0-9a-f]{24}")
+"""What a job key looks like."""
+
+
+def canonical_json(value: Any) -> str:
+    """The JSON text of a value, the same whatever the order of its fields."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def job_key(canonical: Any) -> str:
+    """The key of a job: 24 hex digits of the sha256 of its canonical JSON."""
+    return hashlib.sha256(canonical_json(canonical).encode()).hexdigest()[:24]

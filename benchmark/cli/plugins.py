@@ -1,0 +1,46 @@
+"""The verbs `list` and `fetch`: the plugins that are here, without torch; and their data."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmark.cli.options import data_folder
+from benchmark.standins import without_torch
+
+
+def list_plugins(arguments: argparse.Namespace) -> int:
+    """Print a line for each plugin of a kind; one that is broken costs its line."""
+    for line in without_torch(lambda: describe(arguments.kind)):
+        print(line)
+    return 0
+
+
+def describe(kind: str) -> list[str]:
+    """A line for each built-in and installed plugin: its name, its title, its fields."""
+    from dataclasses import fields
+
+    from benchmark.errors import InputError
+    from benchmark.plugin import load, plugin_names
+
+    lines = []
+    for name in plugin_names(kind):
+        try:
+            cls = load(kind, name)
+        except InputError as error:
+            lines.append(f"{name}: broken: {error}")
+            continue
+        settings = ", ".join(f"{f.name}={f.default!r}" for f in fields(cls))
+        lines.append(f"{name}: {cls.name}" + (f" ({settings})" if settings else ""))
+    return lines
+
+
+def fetch(arguments: argparse.Namespace) -> int:
+    """Download a dataset."""
+    from benchmark.data import Dataset
+    from benchmark.grid.config import Config
+    from benchmark.plugin import build
+
+    dataset = build("datasets", arguments.dataset)
+    assert isinstance(dataset, Dataset)
+    dataset.fetch(data_folder(arguments, Config.data))
+    return 0
