@@ -19,20 +19,13 @@ from benchmark.grid.config import Config
 from benchmark.grid.labels import AXES, filters_of, kept, labels_of
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job, key, needs
 from benchmark.plugin import Plugin, build, construct, key_of
-from benchmark.report.tables import check
+from benchmark.rows import COLUMNS, PART_COLUMNS, check_rule
 from benchmark.train import Recipe
 from defenses.base import Defense
 
 NO_DEFENSE = "No Defense"
 MIN_ASR = 0.5
 """Below this undefended ASR an attack did not work, and defending it says nothing."""
-COLUMNS = (
-    *("dataset", "model", "attack", "defense", "seed", "key", "victim", "kind", "step", "value"),
-    *("select", "acc", "asr", "racc", "n_clean", "n_poisoned", "own_acc", "uses", "poison_ratio"),
-    *("clean_ratio", "status", "note", "seconds", "peak_mib", "device", "versions"),
-)
-PARTS = ("asr_1", "asr_2", "racc_1", "racc_2")
-"""Columns of the triggers of an attack that has two, in tables that have such an attack."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +100,7 @@ class Grid:
                     for row in store.rows(key(job))
                 )
         table = pd.DataFrame(found)
-        return table.reindex(columns=[*COLUMNS, *(c for c in PARTS if c in table)])
+        return table.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in table)])
 
 
 def make_grid(config: Config, only: str = "") -> Grid:
@@ -209,7 +202,7 @@ def _check_rules(rules: Mapping[str, str], labels: Sequence[str]) -> None:
                 f"{nearest(label, labels)}"
             )
         try:
-            check(rule, label)
+            check_rule(rule, label)
         except ValueError as error:
             raise InputError(f"select: {error}") from None
 
