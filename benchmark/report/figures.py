@@ -21,19 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
-from benchmark.report.tables import (
-    ABSENT,
-    MARKS,
-    METRICS,
-    SOUND,
-    UNDEFENDED,
-    counted,
-    labels,
-    pivot,
-    statuses,
-)
+from benchmark.report.render import MARKS, METRICS, attack_titles
+from benchmark.report.tables import ABSENT, SOUND, cell_states, labels_of, pivot
+from benchmark.rows import UNDEFENDED
 
 STYLE = {
     **sns.axes_style("whitegrid"),
@@ -82,12 +74,6 @@ def sample(label: str, look: Look, **style: Any) -> Line2D:
     return Line2D([], [], color=look.colour, marker=look.marker, ms=5, label=label, **style)
 
 
-def named(selected: DataFrame) -> dict[str, str]:
-    """The label of every attack, marked where its victim is not sound."""
-    kept = counted(selected)
-    return {a: a if a in kept else f"{a}¶" for a in labels(selected, "acc")[0]}
-
-
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend below all panels, in as few rows as the width allows."""
     rows = ceil(len(handles) * 1.15 / figure.get_figwidth())
@@ -99,7 +85,7 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
 def scatter(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
     """ACC against ASR of one (dataset, model) pair, a panel per attack; best is bottom right."""
     acc, asr = 100 * pivot(selected, "acc"), 100 * pivot(selected, "asr")
-    states, titles = statuses(selected), named(selected)
+    states, titles = cell_states(selected), attack_titles(selected)
     columns = min(4, len(titles))
     figure, axes = canvas(ceil(len(titles) / columns), columns, max(1.9, 3.6 / columns), 1.9)
     for axis, (attack, title) in zip(axes.flat, titles.items(), strict=False):
@@ -122,8 +108,8 @@ def scatter(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
 @styled
 def der_heatmap(selected: DataFrame) -> Figure:
     """DER of one (dataset, model) pair, attacks and their Average x defenses."""
-    scores, titles = 100 * pivot(selected, "der"), named(selected)
-    states = statuses(selected).reindex_like(scores).fillna("ok")
+    scores, titles = 100 * pivot(selected, "der"), attack_titles(selected)
+    states = cell_states(selected).reindex_like(scores).fillna("ok")
     marks = states.map(lambda state: MARKS.get(state, ""))
     text = scores.map("{:.1f}".format).replace("nan", "-") + marks
     text = text.where(~states.isin(ABSENT), marks)
@@ -151,6 +137,11 @@ def der_heatmap(selected: DataFrame) -> Figure:
     return figure
 
 
+def scored_rounds(rows: DataFrame) -> Series:
+    """Which rows are points of a learning curve; a method that is not applicable has none."""
+    return rows["kind"].eq("rounds") & rows["acc"].notna()
+
+
 @styled
 def curves(rows: DataFrame, looks: Mapping[str, Look]) -> Figure:
     """ACC and ASR over the rounds of one (dataset, model) pair, a column per attack.
@@ -158,8 +149,8 @@ def curves(rows: DataFrame, looks: Mapping[str, Look]) -> Figure:
     Lines are means over seeds, bands their range; the dashed line is the undefended model, where
     every line starts at step 0.
     """
-    victims, rounds = rows[rows["kind"] == "victim"], rows[rows["kind"] == "rounds"]
-    defenses, titles = rounds["defense"].unique(), named(victims)
+    victims, rounds = rows[rows["kind"] == "victim"], rows[scored_rounds(rows)]
+    defenses, titles = rounds["defense"].unique(), attack_titles(victims)
     figure, axes = canvas(2, len(titles), max(1.45, 3.4 / len(titles)), 1.6)
     for column, (attack, title) in enumerate(titles.items()):
         for axis, metric in zip(axes[:, column], ("acc", "asr"), strict=True):
@@ -186,8 +177,8 @@ def curves(rows: DataFrame, looks: Mapping[str, Look]) -> Figure:
 @styled
 def bars(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
     """ACC and ASR of one (dataset, model) pair, a group of bars per attack; whiskers: std."""
-    states, titles = statuses(selected), named(selected)
-    defenses = labels(selected, "acc")[1]
+    states, titles = cell_states(selected), attack_titles(selected)
+    defenses = labels_of(selected)[1]
     step = min(0.85 / len(defenses), 0.2)
     longest = max(len(line) for title in titles.values() for line in title.split("\n"))
     # Wide enough for the bars of an attack and for its name under them.
@@ -201,7 +192,7 @@ def bars(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
             columns = (table[defense] for table in (mean, std, states))
             for place, height, spread, state in zip(places, *columns, strict=False):
                 if np.isnan(height):  # an absent bar would read as zero
-                    axis.text(place, 2, "n/a", rotation=90, ha="center", size=6)
+                    axis.text(place, 2, MARKS.get(state, "-"), rotation=90, ha="center", size=6)
                     continue
                 axis.bar(
                     place,
@@ -226,6 +217,6 @@ def draw(rows: DataFrame, selected: DataFrame, looks: Mapping[str, Look]) -> dic
     made = {"scatter": scatter(selected, looks), "bars": bars(selected, looks)}
     if selected["der"].notna().any():
         made["der"] = der_heatmap(selected)
-    if (rows["kind"] == "rounds").any():
+    if scored_rounds(rows).any():
         made["curves"] = curves(rows, looks)
     return made

@@ -14,65 +14,38 @@ from pandas import DataFrame
 
 from benchmark.errors import InputError
 from benchmark.report import figures, tables
-from benchmark.report.render import PARTS, build
-from benchmark.report.tables import METRICS, Table
-
-TEXTS = "dataset model attack defense key victim kind select uses status note device versions"
-NUMBERS = (
-    "seed step value acc asr racc n_clean n_poisoned own_acc poison_ratio clean_ratio seconds"
-    " peak_mib"
-)
-COLUMNS = (*TEXTS.split(), *NUMBERS.split())
-PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper" / "reported_results.csv"
+from benchmark.report.costs import cost_table, effect_table
+from benchmark.report.published import PUBLISHED, published_table
+from benchmark.report.remarks import attention, notes, pointer, provenance
+from benchmark.report.render import METRICS, Table, metric_table, trigger_table
+from benchmark.rows import COLUMNS, KINDS, PART_COLUMNS, STATUSES
 
 
 def read_rows(path: Path) -> DataFrame:
     """The rows of one configuration, with every column of `COLUMNS`; an empty cell is "" or NaN.
 
     Raises:
-        InputError: no such file, missing columns, no rows, text where a number belongs, or a
-            unknown status.
+        InputError: no such file, missing columns, no rows, text where a number belongs, or an
+            unknown kind or status.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; run the grid first")
     # keys are hex and notes free text: neither may be read as a number or as a missing value
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     if missing := [name for name in COLUMNS if name not in rows.columns]:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}")
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; run the grid again")
     if rows.empty:
         raise InputError(f"{path} has no rows")
-    if unknown := sorted(set(rows["status"]) - set(tables.STATUSES)):
-        accepted = ", ".join(tables.STATUSES)
-        raise InputError(f"{path}: status {unknown[0]!r}; accepted: {accepted}")
-    for name in [*NUMBERS.split(), *(part for part in PARTS if part in rows)]:
+    for name, words in (("kind", KINDS), ("status", STATUSES)):
+        if unknown := sorted(set(rows[name]) - set(words)):
+            raise InputError(f"{path}: {name} {unknown[0]!r}; accepted: {', '.join(words)}")
+    numbers = [name for name, kind in COLUMNS.items() if kind is float]
+    for name in [*numbers, *(part for part in PART_COLUMNS if part in rows)]:
         try:
             rows[name] = pd.to_numeric(rows[name].mask(rows[name] == ""))
         except ValueError as error:
             raise InputError(f"{path}: column {name}: {error}") from error
     return rows
-
-
-def knowledge(runs: DataFrame) -> str:
-    """What the runs of one defense were handed: its budget of clean images, or poisoned ones."""
-    budgets = runs["clean_ratio"].map(
-        lambda share: f"{100 * share:.3g} % of the training set, clean"
-    )
-    return " / ".join(budgets.where(runs["uses"] == "clean", "the poisoned training set").unique())
-
-
-def overview(rows: DataFrame, selected: DataFrame) -> str:
-    """What each defense may know, how its step is selected; hardware; notes on runs."""
-    lines = [["Defense", "May use", "Selection"]]
-    for defense, runs in selected[selected["kind"] != "victim"].groupby("defense", sort=False):
-        lines.append([str(defense), knowledge(runs), " / ".join(runs["rule"].unique())])
-    parts = [tables.pipes(lines, left=3)] if lines[1:] else []
-    for title, column in (("Hardware", "device"), ("Versions", "versions")):
-        parts.append(f"{title}: {'; '.join(value for value in rows[column].unique() if value)}.")
-    noted = selected[(selected["status"] != "ok") | (selected["note"] != "")]
-    told = noted[["dataset", "model", "attack", "defense", "seed", "status", "note"]].astype(str)
-    if len(told):
-        parts.append(tables.pipes([told.columns.str.capitalize(), *told.to_numpy()], left=7))
-    return "\n\n".join(parts)
 
 
 def report(
@@ -81,10 +54,10 @@ def report(
     effective_acc: float | None = None,
     published: Path = PUBLISHED,
 ) -> list[Path]:
-    """Write tables, figures and `report.md` of `folder/rows.csv` into `folder`; the files written.
+    """Write tables, figures and `report.md` of `folder/rows.csv` into `folder`; returns the files.
 
-    `rules` replaces the selection rule of the defenses it names (`benchmark.report.tables`). With
-    several (dataset, model) pairs each gets subfolders of its own.
+    `rules` maps a defense's label to the selection rule (`benchmark.report.tables`) that replaces
+    the one in the rows. With several (dataset, model) pairs, a pair has subfolders.
 
     Raises:
         InputError: unreadable rows, or rules that do not fit them.
@@ -96,30 +69,61 @@ def report(
     except ValueError as error:
         raise InputError(f"{folder / 'rows.csv'}: {error}") from error
     written: list[Path] = []
-    parts = [f"# {folder.name}", overview(rows, selected)]
     pairs, looks = selected.groupby(["dataset", "model"], sort=False), figures.looks(rows[attacked])
+    results: list[str] = []
     for (dataset, model), chosen in pairs:
         here = (rows["dataset"] == dataset) & (rows["model"] == model)
         steps, clean = rows[here & attacked], rows[here & ~attacked]
         name = re.sub(r"[^a-z0-9]+", "-", f"{dataset} {model}".lower()).strip("-")
         place = name if len(pairs) > 1 else ""
-        parts.append(f"## {dataset}, {model}")
+        results.append(f"## {dataset}, {model}")
         for name, table in build(steps, chosen, clean, published, effective_acc).items():
-            parts += [f"### {METRICS.get(name, name.capitalize())}", table.markdown().strip()]
-            stem = folder / "tables" / place / name
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            for suffix, write in {
-                ".csv": Table.csv,
-                ".md": Table.markdown,
-                ".tex": Table.latex,
-            }.items():
-                written.append(stem.with_suffix(suffix))
-                written[-1].write_text(write(table), encoding="utf-8", newline="\n")
+            results += [f"### {METRICS.get(name, name.capitalize())}", table.markdown().strip()]
+            written += save(table, folder / "tables" / place / name)
         for name, figure in figures.draw(steps, chosen, looks).items():
             written += figures.save(figure, folder / "figures" / place / name)
-            parts.append(f"![{name}]({written[-1].relative_to(folder).as_posix()})")
+            results.append(f"![{name}]({written[-1].relative_to(folder).as_posix()})")
     for file in set((folder / "tables").rglob("*.*")) - set(written):
         file.unlink()  # a table that these rows no longer have
     written.append(folder / "report.md")
+    runs = pd.concat([selected, rows[~attacked]]) if (~attacked).any() else selected
+    parts = [f"# {folder.name}", *pointer(runs), *results]
+    parts += [*attention(runs), *provenance(rows, selected), *notes(runs)]
     written[-1].write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
     return written
+
+
+def build(
+    rows: DataFrame,
+    selected: DataFrame,
+    clean: DataFrame,
+    published: Path,
+    effective_acc: float | None,
+) -> dict[str, Table]:
+    """Every table of one (dataset, model) pair that its rows allow, by file name.
+
+    `rows` are all rows of its attacks, `selected` those that count, `clean` those of models that
+    were trained on clean data.
+    """
+    metrics = [metric for metric in METRICS if selected[metric].notna().any()]
+    made = {metric: metric_table(selected, metric) for metric in metrics}
+    if len(clean):
+        scores = " / ".join(f"{100 * acc:.2f}" for acc in clean["acc"])
+        note = f"A model trained on clean data by the same recipe: {scores}."
+        made["acc"] = metric_table(selected, "acc", (note,))
+    others = {
+        "triggers": trigger_table(selected),
+        "cost": cost_table(rows),
+        "effect": effect_table(rows, selected, effective_acc),
+        "reported": published_table(selected, published),
+    }
+    return made | {name: table for name, table in others.items() if table}
+
+
+def save(table: Table, stem: Path) -> list[Path]:
+    """`stem`.csv, `stem`.md and `stem`.tex."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    texts = {".csv": table.csv(), ".md": table.markdown(), ".tex": table.latex()}
+    for suffix, text in texts.items():
+        stem.with_suffix(suffix).write_text(text, encoding="utf-8", newline="\n")
+    return [stem.with_suffix(suffix) for suffix in texts]

@@ -8,7 +8,7 @@ import numpy as np
 from pandas import DataFrame
 
 from benchmark.report.tables import select
-from benchmark.report.write import COLUMNS
+from benchmark.rows import COLUMNS
 
 
 def row(attack: str, defense: str, acc: Any, asr: Any, **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pandas import DataFrame
 
 from benchmark.report import figures
 from benchmark.report.tables import select
-from benchmark.report.write import COLUMNS
+from benchmark.rows import COLUMNS
 
 ATTACKS = ["BadNets", "Blended", "Input-Aware", "LF", "SIG", "SSBA", "WaNet"]
 DEFENSES = ["SAU", "FT", "FP", "NAD", "NC", "ANP", "EP", "i-BAU", "FT-SAM", "ABL"]

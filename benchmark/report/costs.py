@@ -1,0 +1,78 @@
+"""What defenses cost: seconds and memory of a run, and seconds until a defense takes effect."""
+
+from __future__ import annotations
+
+from pandas import DataFrame
+
+from benchmark.report import tables
+from benchmark.report.render import MARKS, Table, attack_titles, caption, footnotes
+
+EFFECTIVE_ASR = 0.05
+"""The ASR below which a defense has taken effect."""
+
+
+def cost_table(rows: DataFrame) -> Table | None:
+    """Mean wall time and largest peak memory of each defense, for one (dataset, model) pair.
+
+    A run costs what its last step cost, whichever step a rule selects. Runs that diverged stopped
+    early and are left out, like those that never started. None where no run is left.
+    """
+    runs = rows[rows["kind"] != "victim"].sort_values("step").groupby("key", sort=False)
+    last = runs.tail(1).assign(peak=lambda end: end["key"].map(runs["peak_mib"].max())).sort_index()
+    last = last[last["status"].isin(["ok", "collapsed"])]
+    if last.empty:
+        return None
+    by_defense = last.groupby("defense", sort=False)
+    numbers = DataFrame({"Runs": by_defense.size(), "Seconds": by_defense["seconds"].mean()})
+    numbers["Peak MiB"] = by_defense["peak"].max()
+    numbers = numbers.rename_axis("Defense").reset_index()
+    text = numbers.astype({"Runs": str}).map(lambda v: v if isinstance(v, str) else f"{v:.2f}")
+    what = "Cost of one run: mean seconds, largest peak memory in MiB, scoring excluded"
+    devices = ", ".join(last["device"].unique())
+    what += f". {rows['dataset'].iloc[0]}, {rows['model'].iloc[0]}; {devices}."
+    return Table(what, text, numbers, DataFrame())
+
+
+def effect_table(rows: DataFrame, selected: DataFrame, effective_acc: float | None) -> Table | None:
+    """Seconds until each defense took effect, for one (dataset, model) pair (the paper's table 7).
+
+    Effect: ASR below 5 % at an ACC above `effective_acc`, a share, or above nine tenths of the
+    victim's where that is None. A defense that never gets there, or whose selected candidate does
+    not, counts with the seconds of its whole run, which is marked by ">". None where no run is
+    sound.
+    """
+    runs = selected[(selected["kind"] != "victim") & (selected["status"] == "ok")]
+    if runs.empty:
+        return None
+    victims = rows[rows["kind"] == "victim"].set_index("key")["acc"]
+    times = []
+    for _, chosen in runs.iterrows():
+        steps = rows[rows["key"] == chosen["key"]].sort_values("step")
+        nine_tenths = victims[chosen["victim"]] * (1 - tables.TOLERATED_LOSS)
+        floor = nine_tenths if effective_acc is None else effective_acc
+        # Of candidates only the selected one exists, once all have been made.
+        scored = steps if chosen["kind"] == "rounds" else chosen.to_frame().T
+        hits = scored[(scored["asr"] < EFFECTIVE_ASR) & (scored["acc"] > floor)]
+        at_round = chosen["kind"] == "rounds" and len(hits)
+        time = hits["seconds"].iloc[0] if at_round else steps["seconds"].max()
+        times.append((chosen["attack"], chosen["defense"], float(time), len(hits) > 0))
+    columns = ["attack", "defense", "seconds", "reached"]
+    by_cell = DataFrame(times, columns=columns).groupby(["attack", "defense"], sort=False)
+    attacks, (_, *defenses) = tables.labels_of(selected)
+    seconds = by_cell["seconds"].mean().unstack().reindex(index=attacks, columns=defenses)
+    reached = by_cell["reached"].all().unstack().reindex_like(seconds)
+    averaged = tables.averaged_attacks(selected)
+    seconds.loc["Average"] = seconds.loc[averaged].mean(skipna=False)
+    reached.loc["Average"] = True
+    states = tables.cell_states(selected).reindex_like(seconds)
+    text = seconds.map("{:.1f}".format).where(seconds.notna(), states.map(MARKS.get).fillna("-"))
+    text = text.where(reached.ne(False), ">" + text)
+    level = "nine tenths of the victim's" if effective_acc is None else f"{100 * effective_acc:g} %"
+    what = f"Seconds until ASR is below {100 * EFFECTIVE_ASR:g} % at an ACC above {level}; "
+    what += "> never, the seconds of the whole run"
+    ranked = seconds.where(reached.ne(False)).loc[[*averaged, "Average"]]
+    ranks = tables.rank(ranked.reindex(seconds.index), "asr").reset_index(drop=True)
+    text.insert(0, "Attack", [*attack_titles(selected).values(), "Average"])
+    numbers = seconds.rename_axis("attack").reset_index()
+    notes = footnotes(selected)
+    return Table(caption(selected, what), text.reset_index(drop=True), numbers, ranks, notes)

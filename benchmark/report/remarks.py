@@ -1,0 +1,79 @@
+"""What `report.md` says about runs beside their scores: what went wrong, provenance, notes.
+
+A function returns the paragraphs of a section, none where there is nothing to say. `runs` has the
+rows that count: selected ones, and models that were trained on clean data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pandas import DataFrame, Series
+
+from benchmark.report.render import pipes
+from benchmark.rows import AXES
+
+CLEAN_MODEL = "trained on clean data"
+"""What takes the place of the defense for a model without attack and defense."""
+
+
+def flags(runs: DataFrame) -> Series:
+    """Which runs are not ok or have a warning."""
+    return runs["status"].ne("ok") | runs["warning"].ne("")
+
+
+def pointer(runs: DataFrame) -> list[str]:
+    """The line above all tables that sends a reader to the section "Attention"."""
+    count = int(flags(runs).sum())
+    return [f"Not ok or with a warning: [{count} of {len(runs)} runs](#attention)."] * (count > 0)
+
+
+def attention(runs: DataFrame) -> list[str]:
+    """The runs that are not ok or have a warning, a line each."""
+    columns = [*AXES, "status", "warning", "note"]
+    lines = _named(runs[flags(runs)])[columns].astype(str)
+    if lines.empty:
+        return []
+    titles = lines.columns.str.capitalize()
+    return ["## Attention", pipes([titles, *lines.to_numpy()], left=len(columns))]
+
+
+def provenance(rows: DataFrame, selected: DataFrame) -> list[str]:
+    """The data that each defense is handed, how its step is selected; hardware and versions."""
+    lines = [["Defense", "May use", "Selection"]]
+    for defense, runs in selected[selected["kind"] != "victim"].groupby("defense", sort=False):
+        lines.append([str(defense), _data(runs), " / ".join(runs["rule"].unique())])
+    parts = ["## Provenance"] + ([pipes(lines, left=3)] if lines[1:] else [])
+    for title, column in (("Hardware", "device"), ("Versions", "versions")):
+        parts.append(f"{title}: {'; '.join(value for value in rows[column].unique() if value)}.")
+    return parts
+
+
+def notes(runs: DataFrame) -> list[str]:
+    """The notes of runs that are ok and have no warning, a line for each defense."""
+    noted = _named(runs[runs["note"].ne("") & ~flags(runs)])
+    # Axes on which all runs agree need no mention.
+    axes = [axis for axis in AXES if axis != "defense" and runs[axis].nunique() > 1] or ["attack"]
+    lines = []
+    for defense, of_defense in noted.groupby("defense", sort=False):
+        cells = of_defense[axes].astype(str).apply(_joined, axis=1)
+        groups = cells.groupby(of_defense["note"], sort=False).unique()
+        texts = (f"{', '.join(names)}: {note}" for note, names in groups.items())
+        lines.append(f"- **{defense}**: {' · '.join(texts)}")
+    return ["## Notes", "\n".join(lines)] if lines else []
+
+
+def _named(runs: DataFrame) -> DataFrame:
+    return runs.assign(defense=runs["defense"].where(runs["kind"] != "clean", CLEAN_MODEL))
+
+
+def _joined(labels: Iterable[str]) -> str:
+    return " / ".join(filter(None, labels))
+
+
+def _data(runs: DataFrame) -> str:
+    """What the runs of one defense are handed: their budgets of clean images, or poisoned ones."""
+    budgets = runs["clean_ratio"].map(
+        lambda share: f"{100 * share:.3g} % of the training set, clean"
+    )
+    return " / ".join(budgets.where(runs["uses"] == "clean", "the poisoned training set").unique())
