@@ -26,10 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.cache.claims import Claims
-from benchmark.cache.store import Store, canonical_json, name_of
-from benchmark.run.driver import Driver
-from benchmark.run.durations import Durations, Plan, Step, chains
-from benchmark.run.local import Pool, LocalPool
+from benchmark.cache.description import Description
+from benchmark.cache.step import Plan, Step
+from benchmark.cache.store import Store
+from benchmark.canonical import job_key
+from benchmark.run.driver import Driver, Outcome
+from benchmark.run.durations import Durations, chains
+from benchmark.run.local import LocalPool
+from benchmark.run.pool import Pool
 
 EPOCHS = {"cifar10": 100, "gtsrb": 50, "tiny": 200}
 EPOCH = {"cifar10": 10.0, "gtsrb": 8.0, "tiny": 60.0}
@@ -73,13 +77,16 @@ class Virtual(Pool):
     def free(self) -> int:
         return self.count - len(self.queue)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **keywords: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        _, job = pickle.loads(args[0])
+        _, job = pickle.loads(arguments[0])
         self.number += 1
         end = self.clock + job.seconds
-        heapq.heappush(self.queue, (end, self.number, future, partial(fn, *args, **keywords)))
+        heapq.heappush(self.queue, (end, self.number, future, partial(function, *arguments)))
         return future
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def wait(self, futures: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
         self.clock, _, future, call = heapq.heappop(self.queue)
@@ -100,14 +107,15 @@ def paper(scale: float) -> Plan:
     draw, plan = random.Random(0), {}
 
     def add(canonical: dict[str, Any], seconds: float, needs: tuple[str, ...], row: str) -> str:
-        key = name_of(canonical_json(canonical))
+        key = job_key(canonical)
         job = Sleep(key, seconds * scale * draw.lognormvariate(0, 0.1))
-        plan[key] = Step(key, job, canonical, needs, row or key)
+        description = Description(canonical)
+        plan[key] = Step(key, key, description, job=job, needs=needs, row=row or key)
         return key
 
     for dataset, model, attack in product(EPOCHS, MODELS, ATTACKS):
         plain = EPOCHS[dataset] * EPOCH[dataset] * MODELS[model]
-        place = {"dataset": {"plugin": dataset}, "model": {"plugin": model}}
+        place = {"dataset": {"plugin": dataset}, "architecture": {"plugin": model}}
         recipe = {"recipe": {"epochs": EPOCHS[dataset]}}
         needs: tuple[str, ...] = ()
         if attack in ASSETS:
@@ -128,7 +136,7 @@ def known(plan: Plan) -> Durations:
     """What a scheduler knows that has seen such jobs before, with noise of their own."""
     draw, durations = random.Random(1), Durations()
     for step in plan.values():
-        durations.learn(step.canonical, step.job.seconds * draw.lognormvariate(0, 0.1), "")
+        durations.learn(step.description, step.job.seconds * draw.lognormvariate(0, 0.1))
     return durations
 
 
@@ -150,19 +158,21 @@ def makespan(plan: Plan, pool: Pool, durations: Durations, scale: float) -> tupl
         store = Store(Path(folder))
         with Claims(store.root) as claims:
             work = partial(sleep, cache=store.root, scale=scale)
-            driver = Driver(plan, store, pool, work, claims, durations)
+            outcomes: list[Outcome] = []
+            driver = Driver(plan, store, pool, work, claims, outcomes.append, durations)
             if isinstance(pool, LocalPool):
                 pool.wait([pool.submit(time.sleep, 0.5) for _ in range(pool.slots())], 60)
                 time.sleep(0.5)
             start, began = pool.now(), time.monotonic()
-            done = sum(outcome.state == "done" for outcome in driver.run())
+            driver.run()
+            done = sum(outcome.state == "done" for outcome in outcomes)
             assert done == len(plan), f"{done} of {len(plan)} jobs are done"
             return pool.now() - start, time.monotonic() - began
 
 
 def no_ops(count: int) -> Plan:
-    steps = [Step(f"{i:024x}", Sleep(f"{i:024x}", 0.0), {"i": i}) for i in range(count)]
-    return {step.key: step for step in steps}
+    keys = [f"{i:024x}" for i in range(count)]
+    return {key: Step(key, key, Description({"i": key}), job=Sleep(key, 0.0)) for key in keys}
 
 
 def main() -> None:

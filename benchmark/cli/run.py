@@ -145,13 +145,14 @@ def local_pool(device: str, per_device: int, limit: float | None) -> tuple[Pool,
         InputError: a device that is not there.
     """
     import torch
+    from joblib import cpu_count
 
     from benchmark.cost import hardware
-    from benchmark.run.local import LocalPool, cores
+    from benchmark.run.local import LocalPool
 
     devices = _devices(device, per_device, torch.cuda.device_count())
     kind = torch.device("cuda" if devices[0] else "cpu")
-    threads = max(1, cores() // len(devices))
+    threads = max(1, cpu_count() // len(devices))
     return LocalPool(devices, limit=limit, imports=IMPORTS), hardware(kind, threads)["device"]
 
 

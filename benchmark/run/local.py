@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+from joblib import cpu_count
 
 from benchmark.run.failures import NotStarted, WorkerLost
 from benchmark.run.pool import Pool
@@ -124,11 +125,6 @@ class LocalPool(Pool):
         environment = {"CUDA_VISIBLE_DEVICES": self._devices[slot]}
         if not self._devices[slot]:
             # Slots on the CPU share its cores instead of each claiming all of them.
-            threads = max(1, cores() // self._devices.count(""))
+            threads = max(1, cpu_count() // self._devices.count(""))
             environment["OMP_NUM_THREADS"] = str(threads)
         return environment
-
-
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
