@@ -1,22 +1,27 @@
 """Plugins from their YAML forms, from files and from entry points; what enters a job's key."""
 
 import dataclasses
+import hashlib
+import importlib
+import inspect
 import pickle
 import re
 import subprocess
 import sys
 import textwrap
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from attacks.badnets import BadNets
 from attacks.blended import PICTURE, Blended
+from benchmark.cli.plugins import describe
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError, check_range
-from benchmark.jobs.job import AttackJob, DefenseJob, describe, key
-from benchmark.plugin import KINDS, Plugin, build, load, plugin_name, plugin_names
+from benchmark.jobs.job import AttackJob, DefenseJob
+from benchmark.plugin import KINDS, Plugin, build, load, origin, plugin_name, plugin_names
 from benchmark.train import Recipe
 from defenses.ft import FT
 from defenses.sau import SAU
@@ -43,7 +48,7 @@ class Mine(Defense):
 FIELDS = ("strength: float = 0.5", "rounds: int = 3")
 
 JOB = AttackJob(
-    dataset=Digits(), model=SmallCNN(), attack=BadNets(), recipe=Recipe(epochs=1), seed=0
+    dataset=Digits(), architecture=SmallCNN(), attack=BadNets(), recipe=Recipe(epochs=1), seed=0
 )
 DEFENDED = DefenseJob(victim=JOB, defense=FT(), clean_ratio=0.05, score_every=1)
 
@@ -112,7 +117,7 @@ def test_a_nested_recipe_keeps_the_plugins_own_defaults():
         ("attacks", {"badnets": {}, "blended": {}}, ["expected a name"]),
         ("attacks", {"badnets": 3}, ["{name: {field: value}}"]),
         ("attacks", {3: {}}, ["{name: {field: value}}"]),
-        ("attacks", "base", ["base defines no attack"]),
+        ("attacks", "base", ["unknown attack 'base'", "accepted: badnets"]),
         ("attacks", "no/such.py", ["no plugin file 'no/such.py'"]),
         ("attacks", "../badnets", ["unknown attack '../badnets'"]),
     ],
@@ -156,16 +161,41 @@ def test_files_of_one_name_stay_apart(tmp_path):
     assert load("defenses", str(second)).name == "Other"
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["x = 1", OWN.format(fields=FIELDS[0]) + OWN.format(fields=FIELDS[0]).replace("Mine", "B")],
-    ids=["none", "two"],
-)
-def test_a_file_must_define_exactly_one_plugin(source, tmp_path):
+BARE = """
+from dataclasses import dataclass
+from defenses.base import Defense
+from attacks.base import DataPoisoning
+"""
+COMPLETE = """
+@dataclass(frozen=True, kw_only=True)
+class {0}(Defense):
+    name = "{0}"
+
+    def __call__(self, model, data):
+        yield model
+"""
+ODD = {
+    "x = 1": ["defines no defense", "derived from Defense"],
+    COMPLETE.format("A") + COMPLETE.format("B"): ["several plugins, A, B", "one defense a file"],
+    COMPLETE.format("A").replace('name = "A"', "pass"): ["class A lacks name"],
+    "class A(Defense):\n    name = 'A'": ["class A lacks __call__"],
+    "class A(Defense):\n    pass": ["class A lacks __call__ and name"],
+    COMPLETE.format("A").replace("@dataclass", "# @dataclass"): ["class A", "frozen dataclass"],
+    COMPLETE.format("A").replace("name =", "source: str = ''\n    name ="): ["field 'source'"],
+    COMPLETE.format("A").replace("(Defense)", "(DataPoisoning)").replace("__call__", "trigger"): [
+        "defines no defense: A is one of the attacks"
+    ],
+}
+
+
+@pytest.mark.parametrize("source", ODD, ids=range(len(ODD)))
+def test_a_file_that_is_no_complete_plugin_says_what_it_is(source, tmp_path):
     file = tmp_path / "odd.py"
-    file.write_text(source)
-    with pytest.raises(InputError, match="accepted is one concrete Plugin class"):
+    file.write_text(BARE + source)
+    with pytest.raises(InputError) as error:
         load("defenses", str(file))
+    for part in [str(file), *ODD[source]]:
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("source", ["def broken(:", "import no_such_module_of_mine", "1 / 0"])
@@ -183,7 +213,7 @@ def test_a_plugin_by_path_survives_pickling_into_a_fresh_process(tmp_path):
     job = replace(DEFENDED, defense=plugin)
     program = """
     import pickle, sys
-    from benchmark.jobs.job import key
+    from benchmark.jobs.job import AttackJob, DefenseJob
     job = pickle.load(sys.stdin.buffer)
     print(job.defense.label, job.key)
     """
@@ -196,34 +226,151 @@ def test_a_plugin_by_path_survives_pickling_into_a_fresh_process(tmp_path):
     assert done.stdout.decode().split() == ["Mine", "at", "0.25", job.key]
 
 
-def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path, monkeypatch):
-    write(tmp_path, "theirs.py")
-    package = tmp_path / "theirs-1.0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[sau_bench.defenses]\ntheirs = theirs\n")
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Makes a distribution with one module and its entry points, as pip would have left it."""
     monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def install(name, module, source, *entries, kind="defenses"):
+        file = tmp_path / Path(*module.split(".")).with_suffix(".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for folder in file.relative_to(tmp_path).parents[:-1]:
+            (tmp_path / folder / "__init__.py").touch()
+        file.write_text(source)
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = "\n".join(entries)
+        (info / "entry_points.txt").write_text(f"[sau_bench.{kind}]\n{lines}\n")
+        return file
+
+    yield install
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+THEIRS = OWN.format(fields="\n    ".join(FIELDS))
+
+
+def test_an_installed_plugin_is_found_by_its_entry_point(install):
+    install("theirs", "theirs", THEIRS, "theirs = theirs")
+    assert "theirs" in plugin_names("defenses") and "theirs" not in plugin_names("attacks")
+    plugin = build("defenses", {"theirs": {"strength": 2}})
+    assert plugin.label == "Mine at 2.0" and plugin_name(plugin) == "theirs"
+    with pytest.raises(InputError, match="did you mean 'theirs'"):
+        build("defenses", "thiers")
+
+
+def test_an_installed_plugin_with_the_fields_of_a_built_in_one_has_keys_of_its_own(install):
+    """Else their FT would be handed the cached numbers of ours."""
+    source = (Path(inspect.getfile(FT))).read_text()
+    file = install("their-lab", "their_lab.methods.ft", source, "our_ft = their_lab.methods.ft")
+    theirs = build("defenses", "our_ft")
+    assert plugin_name(theirs) == plugin_name(FT()) == "ft" and asdict(theirs) == asdict(FT())
+    keys = {DEFENDED.key, replace(DEFENDED, defense=theirs).key}
+    assert len(keys) == 2
+    told = theirs.canonical()
+    assert told["distribution"] == "their-lab" and told["module"] == "their_lab.methods.ft"
+    assert told["source"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert pickle.loads(pickle.dumps(theirs)) == theirs
+
+
+def test_an_edited_installed_plugin_has_a_new_key(install):
+    keys = set()
+    for version in ("", "# a change\n"):
+        install("their-lab", f"their_lab{len(version)}", THEIRS + version, "theirs = their_lab0")
+        module = importlib.import_module(f"their_lab{len(version)}")
+        assert "their_lab" in repr(module)
+        keys.add(origin(module.Mine)["source"])
+    assert len(keys) == 2
+
+
+def test_the_attribute_of_an_entry_point_is_the_class(install):
+    both = THEIRS + THEIRS.replace("class Mine", "class Other").replace('"Mine"', '"Other"')
+    install(
+        "theirs",
+        "both",
+        both,
+        "one = both:Mine",
+        "two = both:Other",
+        "no = both:Nope",
+        "all = both",
+    )
+    assert (load("defenses", "one").name, load("defenses", "two").name) == ("Mine", "Other")
+    jobs = [replace(DEFENDED, defense=build("defenses", name)) for name in ("one", "two")]
+    assert jobs[0].key != jobs[1].key
+    with pytest.raises(InputError, match=r"'no'.*both:Nope of theirs.*'Nope' does not exist"):
+        load("defenses", "no")
+    with pytest.raises(InputError, match="several plugins, Mine, Other"):
+        load("defenses", "all")
+
+
+def test_a_name_that_two_plugins_have_is_refused_with_both_owners(install):
+    install("theirs", "theirs", THEIRS, "ft = theirs")
+    with pytest.raises(InputError) as error:
+        load("defenses", "ft")
+    for part in ("'ft'", "defenses/ft.py", "theirs of theirs"):
+        assert part in str(error.value)
+    assert load("defenses", "sau") is SAU
+
+
+def test_a_broken_installed_plugin_costs_its_line_of_the_list(install):
+    install("theirs", "theirs", "import no_such_module", "theirs = theirs", "ft = theirs")
+    lines = {line.partition(":")[0]: line for line in describe("defenses")}
+    assert "broken" in lines["theirs"] and "no_such_module" in lines["theirs"]
+    assert "broken" in lines["ft"] and "defenses/ft.py" in lines["ft"]
+    assert lines["sau"].startswith("sau: SAU (lambda_1=1.0")
+    assert len(lines) == len(plugin_names("defenses"))
+
+
+def test_reading_without_torch_gives_what_reading_with_it_gives(tmp_path):
+    """Stand-ins serve plugin files; where they cannot, or something is wrong, torch is imported."""
+    clever = THEIRS + "\nimport torch\nassert torch.arange(3).sum() == 3\n"
+    wrong = THEIRS.replace("strength: float", "strength: int")
+    for name, source in (("plain", THEIRS), ("clever", clever), ("wrong", wrong)):
+        (tmp_path / f"{name}.py").write_text(source)
+    program = """
+    import sys
+    from benchmark.standins import without_torch
+
+    def read():
+        from benchmark.plugin import build
+        return build("defenses", {sys.argv[1]: {"strength": 0.5}}).canonical()
+
     try:
-        assert "theirs" in plugin_names("defenses") and "theirs" not in plugin_names("attacks")
-        plugin = build("defenses", {"theirs": {"strength": 2}})
-        assert plugin.label == "Mine at 2.0" and plugin_name(plugin) == "theirs"
-        with pytest.raises(InputError, match="did you mean 'theirs'"):
-            build("defenses", "thiers")
-    finally:
-        sys.modules.pop("theirs", None)
+        print(without_torch(read), "torch" in sys.modules)
+    except Exception as error:
+        print(type(error).__name__, error, "torch" in sys.modules)
+    """
+
+    def told(name):
+        file = str(tmp_path / f"{name}.py")
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), file], capture_output=True, text=True
+        )
+        return done.stdout.strip(), file
+
+    for name, imported in (("plain", False), ("clever", True)):
+        out, file = told(name)
+        assert out == f"{build('defenses', {file: {'strength': 0.5}}).canonical()} {imported}"
+    out, _ = told("wrong")
+    assert out.startswith("InputError") and "strength" in out and out.endswith("True")
 
 
 def test_the_key_is_a_stable_hash_of_canonical_json():
-    assert JOB.key == key(replace(JOB)) and len(JOB.key) == 24
+    assert JOB.key == replace(JOB).key and len(JOB.key) == 24
     assert int(JOB.key, 16) >= 0
-    assert " " not in describe(JOB) and str(PICTURE.parent) not in describe(JOB)
+    text = canonical_json(replace(JOB, attack=Blended()).canonical())
+    assert " " not in text and str(PICTURE.parent) not in text
     assert JOB.needs == () and DEFENDED.needs == (JOB,)
 
 
 def test_the_key_does_not_depend_on_the_order_of_fields(tmp_path):
     one = build("attacks", {"badnets": {"ratio": 0.2, "target": 1}})
     other = build("attacks", {"badnets": {"target": 1, "ratio": 0.2}})
-    assert key(replace(JOB, attack=one)) == key(replace(JOB, attack=other))
+    assert replace(JOB, attack=one).key == replace(JOB, attack=other).key
     first = build("defenses", str(write(tmp_path / "a")))
     second = build("defenses", str(write(tmp_path / "b", order=FIELDS[::-1])))
     names = [[f.name for f in fields(plugin)] for plugin in (first, second)]
@@ -236,7 +383,7 @@ def test_the_key_does_not_depend_on_the_order_of_fields(tmp_path):
 def test_a_plugin_by_path_is_known_by_its_content_not_by_its_path(tmp_path):
     one, same, edited = (write(tmp_path / folder) for folder in "abc")
     edited.write_text(edited.read_text() + "# a change\n")
-    keys = [key(replace(DEFENDED, defense=build("defenses", str(f)))) for f in (one, same, edited)]
+    keys = [replace(DEFENDED, defense=build("defenses", str(f))).key for f in (one, same, edited)]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -279,7 +426,7 @@ def test_every_field_of_a_job_changes_its_key():
     jobs = [JOB, DEFENDED]
     jobs += [replace(JOB, attack=attack) for attack in attacks]
     jobs += [replace(JOB, recipe=recipe) for recipe in variants(JOB.recipe)]
-    jobs += [replace(JOB, model=model) for model in (SmallCNN(width=8), PreActResNet18())]
+    jobs += [replace(JOB, architecture=model) for model in (SmallCNN(width=8), PreActResNet18())]
     jobs += [replace(JOB, dataset=build("datasets", "cifar10")), replace(JOB, seed=1)]
     jobs += [replace(DEFENDED, victim=job) for job in jobs if isinstance(job, AttackJob)][1:]
     defenses = [*variants(FT()), SAU(), *variants(SAU())]
@@ -292,9 +439,9 @@ def test_every_field_of_a_job_changes_its_key():
 
 @pytest.mark.parametrize("cls", [BadNets, SmallCNN, Digits, FT])
 def test_a_plugins_revision_changes_the_key(cls, monkeypatch):
-    before = DEFENDED.key
+    before = replace(DEFENDED).key
     monkeypatch.setattr(cls, "revision", 99)
-    assert DEFENDED.key != before
+    assert replace(DEFENDED).key != before
 
 
 def test_blendeds_picture_counts_by_content(tmp_path):

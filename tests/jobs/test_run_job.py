@@ -1,0 +1,190 @@
+"""What a job writes beside its scores: notes, warnings, the texts of plugins, odd statuses."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from attacks.badnets import BadNets
+from attacks.input_aware import InputAware
+from attacks.wanet import WaNet
+from benchmark.cache.store import Store
+from benchmark.data import Images
+from benchmark.datasets.digits import Digits
+from benchmark.jobs.job import AttackJob, DefenseJob
+from benchmark.jobs.run_job import run_job
+from benchmark.plugin import build, text_digest
+from benchmark.train import Recipe
+from defenses.anp import ANP
+from defenses.ep import EP
+from models.small_cnn import SmallCNN
+
+CPU = torch.device("cpu")
+VICTIM = AttackJob(
+    dataset=Digits(),
+    architecture=SmallCNN(width=4),
+    attack=BadNets(),
+    recipe=Recipe(epochs=1, lr=0.05),
+    seed=0,
+)
+
+
+def defended(defense, victim=VICTIM):
+    return DefenseJob(victim=victim, defense=defense, clean_ratio=0.05, score_every=1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A cache with the victim."""
+    store = Store(tmp_path_factory.mktemp("cache"))
+    run_job(VICTIM, store, Path(), CPU)
+    return store
+
+
+def finish(job, store):
+    """The rows of the job, and the lines of its log."""
+    run_job(job, store, Path(), CPU)
+    log = (store.root / job.key / "log.jsonl").read_text().splitlines()
+    return store.rows(job.key), [json.loads(line) for line in log]
+
+
+CHATTY = """
+import logging
+from dataclasses import dataclass
+from benchmark.notes import note
+from defenses.base import Defense
+from {package}.words import say
+
+@dataclass(frozen=True, kw_only=True)
+class Chatty(Defense):
+    name = "Chatty"
+
+    def __call__(self, model, data):
+        for epoch in (1, 2):
+            logging.getLogger("a name of its own").info(
+                "epoch", extra={{"epoch": epoch, "epochs": 2, "loss": 0.5}}
+            )
+            note("three of %d", 4)
+            say("the sky is low")
+            yield model
+"""
+WORDS = """
+import logging
+
+def say(text):
+    logging.warning(text)
+"""
+
+
+def test_what_an_installed_plugin_logs_reaches_its_row_and_its_log(store, tmp_path, monkeypatch):
+    package = tmp_path / "chatty_lab"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "words.py").write_text(WORDS)
+    (package / "method.py").write_text(CHATTY.format(package="chatty_lab"))
+    info = tmp_path / "chatty-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: chatty\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sau_bench.defenses]\nchatty = chatty_lab.method\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        rows, log = finish(defended(build("defenses", "chatty")), store)
+    finally:
+        for name in [name for name in sys.modules if name.startswith("chatty_lab")]:
+            del sys.modules[name]
+    assert {row["note"] for row in rows} == {"three of 4"}
+    assert {row["warning"] for row in rows} == {"the sky is low"}
+    epochs = [(line["epoch"], line["epochs"], line["loss"]) for line in log if "epoch" in line]
+    assert epochs == [(1, 2, 0.5), (2, 2, 0.5)]
+
+
+def test_libraries_below_the_plugins_are_left_out(store, tmp_path):
+    file = tmp_path / "noisy.py"
+    source = CHATTY.format(package="chatty_lab").replace("from chatty_lab.words import say", "")
+    source = source.replace('say("the sky is low")', "torch_says()")
+    source += """
+from torch.distributed.elastic.utils.logging import get_logger
+
+def torch_says():
+    import torch
+    exec(compile("import logging; logging.warning('no')", torch.__file__, "exec"))
+"""
+    file.write_text(source)
+    rows, _ = finish(defended(build("defenses", str(file))), store)
+    assert {(row["note"], row["warning"]) for row in rows} == {("three of 4", "")}
+
+
+def test_a_note_is_no_warning(store):
+    rows, _ = finish(defended(ANP(iterations=1, batch_size=8, thresholds=(0.2, 0.4))), store)
+    assert all("channels" in row["note"] and row["warning"] == "" for row in rows)
+
+
+REFUSING = """
+from dataclasses import dataclass
+from defenses.base import Defense, NotApplicable
+
+@dataclass(frozen=True, kw_only=True)
+class Refusing(Defense):
+    name = "Refusing"
+
+    def __call__(self, model, data):
+        raise NotApplicable("needs a moon")
+        yield model
+"""
+
+
+def test_a_method_that_is_not_applicable_still_says_what_was_poisoned(store, tmp_path):
+    (tmp_path / "refusing.py").write_text(REFUSING)
+    (row,), _ = finish(defended(build("defenses", str(tmp_path / "refusing.py"))), store)
+    assert row["status"] == "not applicable" and row["note"] == "needs a moon"
+    assert row["poison_ratio"] == store.rows(VICTIM.key)[0]["poison_ratio"] > 0.09
+    assert row["kind"] == "rounds" and row["step"] == 0
+
+
+def test_a_row_holds_what_was_measured_and_nothing_of_the_table(store):
+    for row in finish(defended(ANP(iterations=1, batch_size=8)), store)[0]:
+        assert not {"select", "uses", "der", "dataset", "defense"} & set(row)
+        assert 0 <= row["own_acc_before"] <= 1
+
+
+def test_the_texts_of_all_plugins_of_a_job_are_recorded(store):
+    plugins = VICTIM.plugins
+    assert set(plugins) == {"dataset", "architecture", "attack"}
+    expected = {role: text_digest(type(plugin)) for role, plugin in plugins.items()}
+    assert store.texts(VICTIM.key) == expected and len(set(expected.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("attack", "cross"),
+    [(WaNet(s=1.0), 2), (WaNet(cross_ratio=0.5), 0.5), (InputAware(**InputAware.smoke), 1)],
+    ids=["wanet", "wanet-half", "input-aware"],
+)
+def test_ep_gets_the_training_set_that_the_attack_says(tmp_path, monkeypatch, attack, cross):
+    """Of each unshuffled batch of 128: 12 triggered, then `cross` times as many with their labels."""
+    store, seen = Store(tmp_path), []
+    victim = replace(VICTIM, attack=attack)
+    run_job(victim, store, Path(), CPU)
+
+    def see(self, model, data):
+        seen.append(data)
+        yield model
+
+    monkeypatch.setattr(EP, "__call__", see)
+    run_job(defended(EP(), victim), store, Path(), CPU)
+    (data,) = seen
+    assert isinstance(data, Images)
+    clean = Digits()(Path()).train
+    changed = (data.x != clean.x).flatten(1).any(1)
+    for start in range(0, len(clean), 128):
+        batch = torch.arange(start, min(start + 128, len(clean)))
+        count = int(0.1 * len(batch))
+        poisoned, crossed, rest = batch.split(
+            (count, int(cross * count), len(batch) - count - int(cross * count))
+        )
+        assert (data.y[poisoned] == 0).all() and changed[poisoned].float().mean() > 0.9
+        assert torch.equal(data.y[crossed], clean.y[crossed])
+        assert changed[crossed].float().mean() > 0.9
+        assert not changed[rest].any() and torch.equal(data.y[rest], clean.y[rest])
