@@ -99,10 +99,14 @@ def origin(cls: type) -> dict[str, str]:
     return where | text
 
 
-@lru_cache
 def text_digest(cls: type) -> str:
     """The sha256 of the file that defines the class, read once in a process."""
-    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    return _digest(inspect.getfile(cls))
+
+
+@lru_cache
+def _digest(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def plugin_names(kind: str) -> list[str]:

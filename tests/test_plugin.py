@@ -17,6 +17,7 @@ import pytest
 
 from attacks.badnets import BadNets
 from attacks.blended import PICTURE, Blended
+from benchmark.canonical import canonical_json
 from benchmark.cli.plugins import describe
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError, check_range

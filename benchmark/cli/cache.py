@@ -7,6 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def references(configs: Sequence[Path]) -> dict[str, list[str]]:
         raise InputError("no config was named, and there is none in configs/")
     users: dict[str, list[str]] = defaultdict(list)
     for config in dict.fromkeys(configs):
-        for key in without_torch(lambda config=config: _keys(config)):
+        for key in without_torch(partial(_keys, config)):
             users[key].append(config.stem)
     return dict(users)
 

@@ -88,15 +88,15 @@ class Grid:
                 labels = self.place(victim, defended) | {"key": job.key, "victim": victim.key}
                 table = labels | _of_the_table(defended)
                 rows.extend(_judged(victim, row) | table for row in results.rows(job.key))
-        for job in self.references:
-            if job.key in results:
+        for clean in self.references:
+            if clean.key in results:
                 place = {
-                    "dataset": self.labels[job.dataset],
-                    "model": self.labels[job.architecture],
-                    "seed": job.seed,
-                    "key": job.key,
+                    "dataset": self.labels[clean.dataset],
+                    "model": self.labels[clean.architecture],
+                    "seed": clean.seed,
+                    "key": clean.key,
                 }
-                rows.extend(row | place for row in results.rows(job.key))
+                rows.extend(row | place for row in results.rows(clean.key))
         frame = pd.DataFrame(rows)
         return frame.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in frame)])
 

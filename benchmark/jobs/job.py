@@ -32,7 +32,7 @@ class Job(ABC):
 
     @property
     @abstractmethod
-    def plugins(self) -> dict[str, object]:
+    def plugins(self) -> dict[str, Any]:
         """The plugins, and the asset, whose code runs in this job, by role."""
 
     @cached_property
@@ -74,7 +74,7 @@ class AssetJob(Job):
         return (self.clean_model,) if self.clean_model else ()
 
     @property
-    def plugins(self) -> dict[str, object]:
+    def plugins(self) -> dict[str, Any]:
         used = {} if self.asset.model == "unused" else {"architecture": self.architecture}
         return {"dataset": self.dataset, "asset": self.asset, **used}
 
@@ -114,7 +114,7 @@ class AttackJob(Job):
         return (self.asset,) if self.asset else ()
 
     @property
-    def plugins(self) -> dict[str, object]:
+    def plugins(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "architecture": self.architecture, "attack": self.attack}
 
     @property
@@ -162,7 +162,7 @@ class DefenseJob(Job):
         return (self.victim,)
 
     @property
-    def plugins(self) -> dict[str, object]:
+    def plugins(self) -> dict[str, Any]:
         return {"defense": self.defense}
 
     def __str__(self) -> str:

@@ -32,7 +32,8 @@ CHECKPOINT_EVERY = 300.0
 class Draft(Protocol):
     """A folder that a job fills, see `benchmark.cache.store`."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path: ...
 
     def write_json(self, name: str, value: Any) -> None: ...
 

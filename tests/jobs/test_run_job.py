@@ -163,7 +163,7 @@ def test_the_texts_of_all_plugins_of_a_job_are_recorded(store):
     ids=["wanet", "wanet-half", "input-aware"],
 )
 def test_ep_gets_the_training_set_that_the_attack_says(tmp_path, monkeypatch, attack, cross):
-    """Of each unshuffled batch of 128: 12 triggered, then `cross` times as many with their labels."""
+    """Of each batch of 128: 12 triggered, then `cross` times as many with their own labels."""
     store, seen = Store(tmp_path), []
     victim = replace(VICTIM, attack=attack)
     run_job(victim, store, Path(), CPU)
