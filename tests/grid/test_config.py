@@ -238,7 +238,7 @@ def test_only_refuses_what_is_not_in_the_grid(tmp_path, only, told):
 
 def test_a_grid_without_results_has_no_rows_but_their_columns(tmp_path):
     rows = make_grid(config(tmp_path)).rows(Store(tmp_path / "cache"))
-    assert len(rows) == 0 and tuple(rows.columns) == COLUMNS
+    assert len(rows) == 0 and tuple(rows.columns) == tuple(COLUMNS)
 
 
 def test_an_attack_may_have_a_recipe_of_its_own(tmp_path):
