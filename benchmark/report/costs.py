@@ -75,4 +75,5 @@ def effect_table(rows: DataFrame, selected: DataFrame, effective_acc: float | No
     text.insert(0, "Attack", [*attack_titles(selected).values(), "Average"])
     numbers = seconds.rename_axis("attack").reset_index()
     notes = footnotes(selected)
-    return Table(caption(selected, what), text.reset_index(drop=True), numbers, ranks, notes)
+    what = caption(selected, what, over_seeds="mean")
+    return Table(what, text.reset_index(drop=True), numbers, ranks, notes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from pandas import DataFrame, MultiIndex
 
-from benchmark.report.render import METRICS, Table, caption, cell_lines, footnotes
+from benchmark.report.render import METRICS, Table, caption, cell_lines, mark_notes
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper" / "reported_results.csv"
 SOURCES = ("SAU23-ok", "SAU23-repaired", "SAU23-unchecked", "BBv1-2022", "BBv2-2025", "BBcsv-2024")
@@ -55,4 +55,4 @@ def published_table(selected: DataFrame, published: Path) -> Table | None:
     what = "Measured beside published, in percent"
     what += f"; the measured network is not the paper's {network}" if network != model else ""
     frames = text.reset_index(), numbers.reset_index(), DataFrame()
-    return Table(caption(selected, what), *frames, footnotes(selected), left=2)
+    return Table(caption(selected, what), *frames, mark_notes(selected), left=2)

@@ -88,13 +88,16 @@ def grouped(values: Series, names: Series) -> str:
     return "; ".join(f"{value} ({', '.join(group)})" for value, group in groups.items())
 
 
-def caption(selected: DataFrame, what: str) -> str:
-    """`what`, followed by dataset, model, seeds, poisoning ratio and selection rules."""
+def caption(selected: DataFrame, what: str, over_seeds: str = "mean ± standard deviation") -> str:
+    """`what`, followed by dataset, model, seeds, poisoning ratio and selection rules.
+
+    `over_seeds` says what a cell holds where there are several seeds.
+    """
     first, seeds = selected.iloc[0], sorted(selected["seed"].unique())
     ratios = selected["poison_ratio"].dropna().map(lambda share: f"{100 * share:.3g} %")
     ratio = ratios.iloc[0] if ratios.nunique() == 1 else grouped(ratios, selected["attack"])
-    spread = "seed" if len(seeds) == 1 else "mean ± standard deviation over the seeds"
-    text = f"{what}. {first['dataset']}, {first['model']}; {spread} {', '.join(map(str, seeds))}"
+    over = "seed" if len(seeds) == 1 else f"{over_seeds} over the seeds"
+    text = f"{what}. {first['dataset']}, {first['model']}; {over} {', '.join(map(str, seeds))}"
     defended = selected[selected["rule"] != ""]
     rules = defended["rule"].replace("oracle", "oracle, which looks at test data,")
     rule = f"; selection: {grouped(rules, defended['defense'])}" if len(rules) else ""
@@ -126,7 +129,8 @@ def cell_lines(
     """
     text, numbers = DataFrame(index=lines), DataFrame(index=lines)
     for metric, title in titles.items():
-        text[title] = cells(selected, metric).stack().reindex(lines).fillna("-")
+        printed = cells(selected, metric).stack().astype(object)
+        text[title] = printed.reindex(lines, fill_value="-")
         numbers[title] = 100 * tables.pivot(selected, metric).stack().reindex(lines)
     return text, numbers
 
@@ -138,15 +142,20 @@ def attack_titles(selected: DataFrame) -> dict[str, str]:
     return {attack: attack if attack in averaged else attack + LEFT_OUT for attack in attacks}
 
 
-def footnotes(selected: DataFrame) -> tuple[str, ...]:
-    """One line per mark in use, one for the attacks that the Average leaves out."""
+def mark_notes(selected: DataFrame) -> tuple[str, ...]:
+    """A footnote for each state of a cell that has a mark and occurs."""
     states, notes = tables.cell_states(selected), []
     for state, mark in MARKS.items():
         marked = [(d, a) for d in states.columns for a in states.index if states.at[a, d] == state]
         if marked:
             defenses, attacks = (Series(names) for names in zip(*marked, strict=True))
             notes.append(f"{mark} {state}: {grouped(defenses, attacks)}.")
-    averaged = tables.averaged_attacks(selected)
+    return tuple(notes)
+
+
+def footnotes(selected: DataFrame) -> tuple[str, ...]:
+    """The footnotes of a table with an Average: marks, and what the Average leaves out."""
+    notes, averaged = [*mark_notes(selected)], tables.averaged_attacks(selected)
     if left_out := [a for a in tables.labels_of(selected)[0] if a not in averaged]:
         why = "left out of the Average, undefended model not sound"
         notes.append(f"{LEFT_OUT} {why}: {', '.join(left_out)}.")
@@ -189,4 +198,4 @@ def trigger_table(selected: DataFrame) -> Table | None:
     lines = MultiIndex.from_product(tables.labels_of(several), names=["Attack", "Defense"])
     text, numbers = (frame.reset_index() for frame in cell_lines(several, titles, lines))
     what = caption(several, "Each trigger of an attack with two, in percent")
-    return Table(what, text, numbers, DataFrame(), footnotes(several), left=2)
+    return Table(what, text, numbers, DataFrame(), mark_notes(several), left=2)

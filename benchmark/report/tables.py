@@ -87,9 +87,11 @@ def choose(run: DataFrame, rule: str, victim: Series) -> Series:
 
 def _unchanged(row: Series, victim: Series) -> Series:
     """The row of a run whose result is the victim as it was."""
-    scores = [c for c in ("acc", "asr", "racc", "status", *PART_COLUMNS) if c in row]
-    before = {"value": np.nan, "own_acc": row["own_acc_before"]}
-    return Series({**row, **before, **victim[scores]})
+    scores = [column for column in ("acc", "asr", "racc", *PART_COLUMNS) if column in row]
+    # "collapsed" is the status of a victim; the model is as it was trained.
+    status = "ok" if victim["status"] == "collapsed" else victim["status"]
+    before = {"value": np.nan, "own_acc": row["own_acc_before"], "status": status}
+    return Series({**row, **victim[scores], **before})
 
 
 def select(rows: DataFrame, rules: Mapping[str, str]) -> DataFrame:

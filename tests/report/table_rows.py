@@ -8,20 +8,20 @@ import numpy as np
 from pandas import DataFrame
 
 from benchmark.report.tables import select
-from benchmark.rows import COLUMNS
+from benchmark.rows import COLUMNS, UNDEFENDED
 
 
 def row(attack: str, defense: str, acc: Any, asr: Any, **changes: Any) -> dict[str, Any]:
     """One row with sensible constants; the keys follow from attack, defense and seed."""
     seed = changes.get("seed", 0)
-    victim = defense == "No Defense"
+    victim = defense == UNDEFENDED
     constants = dict.fromkeys(COLUMNS, "") | {
         "dataset": "CIFAR-10", "model": "PreAct-ResNet18", "attack": attack, "defense": defense,
-        "seed": seed, "key": f"{attack}{defense}{seed}", "victim": f"{attack}No Defense{seed}",
+        "seed": seed, "key": f"{attack}{defense}{seed}", "victim": f"{attack}{UNDEFENDED}{seed}",
         "kind": "victim" if victim else "rounds", "step": 0 if victim else 1,
         "select": "" if victim else "last", "uses": "" if victim else "clean",
         "acc": acc, "asr": asr, "racc": 0.5, "n_clean": 10000, "n_poisoned": 9000,
-        "value": np.nan, "own_acc": np.nan, "poison_ratio": 0.1,
+        "value": np.nan, "own_acc": np.nan, "own_acc_before": np.nan, "poison_ratio": 0.1,
         "clean_ratio": np.nan if victim else 0.05, "status": "ok",
         "seconds": 10.0, "peak_mib": 100.0, "device": "test device", "versions": "test 1.0",
     }  # fmt: skip
@@ -29,12 +29,12 @@ def row(attack: str, defense: str, acc: Any, asr: Any, **changes: Any) -> dict[s
 
 
 def candidates(*scores: tuple[float, float, float, float], **changes: Any) -> list[dict[str, Any]]:
-    """Rows of ANP against BadNets from (value, acc, asr, own_acc)."""
+    """Rows of ANP against BadNets from (value, acc, asr, own_acc); own_acc_before is 1."""
+    constants = {"kind": "candidates", "select": "own", "own_acc_before": 1.0} | changes
     return [
-        row("BadNets", "ANP", acc, asr, kind="candidates", select="own", step=step,
-            value=value, own_acc=own, **changes)
-        for step, (value, acc, asr, own) in enumerate(scores)
-    ]  # fmt: skip
+        row("BadNets", "ANP", acc, asr, step=step, value=value, own_acc=own_acc, **constants)
+        for step, (value, acc, asr, own_acc) in enumerate(scores, start=1)
+    ]
 
 
 SCORES = {

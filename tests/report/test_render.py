@@ -1,16 +1,13 @@
-"""Printed tables: marks, captions, costs, times to effect and published numbers."""
+"""Printed tables: marks, captions, formats."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
+import numpy as np
 from pandas import DataFrame
-from table_rows import ANP, SCORES, VICTIM, grid, row
+from table_rows import ANP, VICTIM, grid, row
 
-from benchmark.report.render import caption, cost_table, effect_table, metric_table, reported_table
+from benchmark.report.render import caption, metric_table, trigger_table
 from benchmark.report.tables import select
-from benchmark.report.write import PUBLISHED
 
 
 def test_best_is_bold_and_second_underlined():
@@ -38,72 +35,38 @@ def test_caption_tells_ratios_and_warns_of_the_oracle():
     assert "oracle, which looks at test data, (ANP)" in text
 
 
-def test_cost_counts_whole_runs():
-    rows = [VICTIM | {"seconds": 999.0}]
-    rows += [
-        row("BadNets", "FT", 0.9, 0.1, step=s, seconds=10.0 * s, peak_mib=m)
-        for s, m in ((1, 9), (2, 5))
-    ]
-    rows += [row("BadNets", "SAU", 0.9, 0.1, status="diverged")]
-    table = cost_table(DataFrame(rows))
-    assert table is not None
-    assert table.text.to_numpy().tolist() == [["FT", "1", "20.00", "9.00"]]
+def test_a_caption_ignores_rows_without_a_poisoning_ratio():
+    """As of a method that is not applicable, in files of older versions."""
+    missing = row("BadNets", "NAD", np.nan, np.nan, poison_ratio=np.nan, status="not applicable")
+    selected = select(DataFrame([VICTIM, missing]), {})
+    assert "poisoning ratio 10 %;" in caption(selected, "ACC")
+    assert "nan" not in metric_table(selected, "acc").markdown()
 
 
-def timed(defense, *scores, kind="rounds", attack="BadNets"):
-    """A run that takes 10 s a step; scores are (acc, asr)."""
-    return [
-        row(attack, defense, acc, asr, step=s, seconds=10.0 * s, kind=kind, value=0.1 * s)
-        for s, (acc, asr) in enumerate(scores, start=1)
-    ]
+def test_a_caption_speaks_of_ranks_only_where_there_are_some():
+    alone = grid({"BadNets": {"No Defense": (0.9, 1.0), "FT": (0.9, 0.2)}})
+    assert "bold" not in metric_table(alone, "acc").caption
 
 
-def test_effect_is_the_first_step_below_the_asr_that_keeps_the_acc():
+def test_pipes_in_labels_do_not_split_cells():
+    text = metric_table(grid({"A | B": {"No Defense": (0.9, 1.0)}}), "acc").markdown()
+    assert r"| A \| B | 90.00 |" in text
+
+
+def test_triggers_are_averaged_and_marked_like_other_scores():
+    parts = {"asr_1": 0.9, "asr_2": 0.8, "racc_1": 0.1, "racc_2": 0.2}
     rows = [
-        VICTIM | {"acc": 0.9, "asr": 1.0},
-        *timed("late", (0.5, 0.01), (0.9, 0.05), (0.82, 0.04), (0.9, 0.3)),
-        *timed("costly", (0.80, 0.01), (0.805, 0.01)),
-        *timed("pruned", (0.9, 0.5), (0.88, 0.01), (0.2, 0.0), kind="candidates"),
+        row("Multi", defense, acc, 0.85, seed=seed, status=status, **parts)
+        for seed in (0, 1)
+        for defense, acc, status in [("No Defense", 0.9, "ok"), ("FT", 0.1 + seed, "diverged")]
     ]
-    selected = select(DataFrame(rows), {"pruned": "fixed:0.2"})
-    table = effect_table(DataFrame(rows), selected, None)
+    rows += [row("BadNets", "No Defense", 0.9, 0.9, seed=seed) for seed in (0, 1)]
+    assert trigger_table(select(DataFrame(rows[-2:]), {})) is None
+    table = trigger_table(select(DataFrame(rows), {}))
     assert table is not None
-    # Candidates are all made before one is selected.
-    assert table.text.loc[0].tolist() == ["BadNets", "30.0", ">20.0", "30.0"]
-    assert table.text.loc[1].tolist() == ["Average", "30.0", "20.0", "30.0"]
-    given = effect_table(DataFrame(rows), selected, 0.7)
-    assert given is not None and given.text.loc[0].tolist() == ["BadNets", "30.0", "10.0", "30.0"]
-    assert "above 70 %" in given.caption and "nine tenths" in table.caption
-
-
-def test_effect_counts_whole_runs_where_it_never_comes():
-    rows = [VICTIM | {"acc": 0.9, "asr": 1.0}, *timed("FT", (0.9, 0.9), (0.9, 0.8))]
-    rows += [row("LF", "No Defense", 0.9, 1.0, key="LFN", victim="LFN")]
-    rows += [step | {"victim": "LFN"} for step in timed("FT", (0.9, 0.0), (0.9, 0.0), attack="LF")]
-    table = effect_table(DataFrame(rows), select(DataFrame(rows), {}), None)
-    assert table is not None
-    assert table.numbers["FT"].tolist() == [20.0, 10.0, 15.0]
-    assert effect_table(DataFrame([VICTIM]), select(DataFrame([VICTIM]), {}), None) is None
-
-
-def test_reported_takes_the_first_source_and_names_another_network():
-    scores = {"BadNets": {"No Defense": (0.9, 0.95), "SAU": (0.88, 0.01), "own idea": (0.9, 0)}}
-    table = reported_table(grid(scores, model="PreAct-ResNet18 (width 16)"), PUBLISHED)
-    assert table is not None
-    assert table.text["Defense"].tolist() == ["No Defense", "SAU"]
-    sau = table.numbers.iloc[1]
-    assert (sau["ACC published"], sau["ASR published"], sau["DER published"]) == (
-        89.31,
-        1.53,
-        95.74,
-    )
-    assert sau["ACC"] == pytest.approx(88.0) and sau["Source"].startswith("SAU23-ok")
-    assert "the measured network is not the paper's PreAct-ResNet18" in table.caption
-    same = reported_table(grid(scores), PUBLISHED)
-    assert same is not None and "the measured network" not in same.caption
-
-
-@pytest.mark.parametrize("changes", [{"poison_ratio": 0.2}, {"dataset": "MNIST"}, {"model": "ViT"}])
-def test_nothing_reported_no_table(changes):
-    assert reported_table(grid(SCORES, **changes), PUBLISHED) is None
-    assert reported_table(grid(SCORES), Path("nowhere.csv")) is None
+    scores = ["90.00 ± 0.00", "80.00 ± 0.00", "10.00 ± 0.00", "20.00 ± 0.00"]
+    assert table.text.to_numpy().tolist() == [
+        ["Multi", "No Defense", "90.00 ± 0.00", *scores],
+        ["Multi", "FT", "60.00 ± 70.71†", *(f"{score}†" for score in scores)],
+    ]
+    assert table.notes == ("† diverged: FT (Multi).",)
