@@ -6,28 +6,28 @@ import json
 import logging
 import random
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attacks.asset import CleanModel
-from attacks.base import Attack, Trigger, each_trigger, poison
+from attacks.base import poison_test
 from benchmark.cache.store import Row, Store, write_json, write_tensors
 from benchmark.checkpoint import checkpoints
 from benchmark.cost import Clock, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job, describe, key
-from benchmark.metrics import Poisoned, poison_test, predict, score, share
+from benchmark.metrics import Poisoned, predict, score, share
+from benchmark.notes import NOTE
 from defenses.base import NotApplicable
 from models.classifier import Classifier
 
-R = TypeVar("R")
 CHECKPOINT_EVERY = 300.0
 """Seconds between two checkpoints of an attack's training; one takes a fraction of a second."""
 
@@ -80,7 +80,8 @@ def _make_asset(job: AssetJob, task: Task, store: Store, folder: Path) -> list[R
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
     _seed(job.seed)
     clock = Clock(device)
-    tensors: dict[str, Tensor] = _train(job.asset(model, task.train, job.recipe), clock, store, job)
+    with _training(clock, store, job):
+        tensors = job.asset(model, task.train, job.recipe)
     write_tensors(folder / "tensors.safetensors", tensors)
     if not isinstance(job.asset, CleanModel):
         return [{"kind": "asset", "step": 0, **clock.reading()}]
@@ -94,19 +95,21 @@ def _attack(job: AttackJob, task: Task, store: Store, folder: Path) -> list[Row]
     rows = attack.draw(task.train.y, job.seed)
     model = _make(job, device)
     clock = Clock(device)
-    given: dict[str, Any] = {}
-    if job.asset:
-        given["asset"] = store.tensors(key(job.asset), str(device))
-    training = attack(model, task.train, rows, job.recipe, **given)
-    trigger: Trigger = _train(training, clock, store, job)
+    asset = store.tensors(key(job.asset), str(device)) if job.asset else {}
+    with _training(clock, store, job):
+        trigger = attack(model, task.train, rows, job.recipe, asset)
     poisoned = poison_test(task.test, attack, trigger, model.num_classes)
-    stamped = _stamped(attack, trigger, task.train, rows, model.num_classes)
+    # Again: what the set is must not depend on how many random numbers the training drew.
+    _seed(job.seed)
+    train = attack.poisoned_set(task.train, rows, trigger, model.num_classes, job.recipe.batch_size)
+    changed = (train.x != task.train.x).flatten(1).any(1) | (train.y != task.train.y)
+    changed_rows = changed.nonzero()[:, 0]
     write_tensors(
         folder / "tensors.safetensors",
         {f"model.{name}": value for name, value in model.state_dict().items()}
-        | {"test.x": poisoned.images.x, "test.y": poisoned.images.y, "test.wanted": poisoned.wanted}
-        | {"test.part": poisoned.part}
-        | {"train.rows": rows, "train.x": stamped.x, "train.y": stamped.y},
+        | {"test.x": poisoned.data.x, "test.y": poisoned.data.y, "test.wanted": poisoned.wanted}
+        | {"test.part": poisoned.part, "train.rows": changed_rows}
+        | {"train.x": train.x[changed_rows], "train.y": train.y[changed_rows]},
     )
     measured = {**score(model, task.test, poisoned), **clock.reading()}
     return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(task.train), **measured}]
@@ -115,14 +118,16 @@ def _attack(job: AttackJob, task: Task, store: Store, folder: Path) -> list[Row]
 def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> list[Row]:
     model, tensors = load_victim(job.victim, store, device)
     test = task.test.to(device)
-    images = Images(tensors["test.x"], tensors["test.y"], test.flips)
-    poisoned = Poisoned(images, tensors["test.wanted"], tensors["test.part"])
+    triggered = Images(tensors["test.x"], tensors["test.y"], test.flips)
+    poisoned = Poisoned(triggered, tensors["test.wanted"], tensors["test.part"])
     _seed(job.victim.seed)
     share_poisoned = store.rows(key(job.victim))[0]["poison_ratio"]
-    common = {"kind": job.defense.yields, "uses": job.defense.uses, "select": job.defense.select}
+    common: Row = {"kind": job.defense.yields, "uses": job.defense.uses, "select": job.defense.select}
     if job.defense.uses == "clean":
         rows = draw_clean(len(task.train), job.clean_ratio, job.victim.seed)
         known = task.train[rows].to(device)
+        common["own_acc_before"] = share(predict(model, known) == known.y)
+        model.train()  # as it is handed to every defense
     else:
         known = _poisoned_training_set(task.train.to(device), tensors)
     clock = Clock(device)
@@ -153,16 +158,6 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
     return scored
 
 
-def _stamped(
-    attack: Attack, trigger: Trigger, train: Images, rows: Tensor, num_classes: int
-) -> Images:
-    """The poisoned images alone, in the order of their rows."""
-    each = zip(attack.parts, each_trigger(trigger), attack.split(rows, len(train)), strict=True)
-    for part, stamp, own in each:
-        train = poison(train, own, part, stamp, num_classes)
-    return train[rows]
-
-
 def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:
     x, y = train.x.clone(), train.y.clone()
     x[tensors["train.rows"]], y[tensors["train.rows"]] = tensors["train.x"], tensors["train.y"]
@@ -185,16 +180,11 @@ def _seed(seed: int) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _train(training: Generator[Any, None, R], clock: Clock, store: Store, job: Job) -> R:
-    """What a training returns; it goes on from a checkpoint, and leaves some on its way."""
-    steps: Generator[Any, None, R] = clock.timed(training)
-    with checkpoints(store.checkpoint(key(job)), CHECKPOINT_EVERY, keeps=(clock,)):
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                value: R = stop.value
-                return value
+@contextmanager
+def _training(clock: Clock, store: Store, job: Job) -> Iterator[None]:
+    """Inside the block the clock runs, and trainings are saved and resumed."""
+    with checkpoints(store.checkpoint(key(job)), CHECKPOINT_EVERY, (clock,)), clock.running():
+        yield
 
 
 @contextmanager
@@ -228,5 +218,5 @@ class _Journal(logging.Handler):
             if hasattr(record, field):
                 line[field] = getattr(record, field)
         self.stream.write(json.dumps(line) + "\n")
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= NOTE:
             self.notes.append(record.getMessage())

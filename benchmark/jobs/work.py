@@ -6,17 +6,12 @@ from pathlib import Path
 
 import torch
 
-from benchmark import train
 from benchmark.cache.store import Store
 from benchmark.jobs.job import Job
 from benchmark.jobs.run_job import execute
 
 
 def work(job: Job, cache: Path, data: Path, micro_batches: int = 1) -> None:
-    """Run one job in this worker, on the one device it can see.
-
-    micro_batches: pieces that each batch is to be worked off in; 2 after memory has run out.
-    """
+    """Run one job in this worker, on the one device it can see."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with train.micro_batches(micro_batches):
-        execute(job, Store(cache), device, data)
+    execute(job, Store(cache), device, data)
