@@ -1,22 +1,21 @@
-"""Assets: what an attack makes from the clean training set, once for all runs that need it."""
+"""Shared by attacks that need something made first (LF, SSBA): assets, made from the clean training
+set once for all runs that need them."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from attacks.base import Attack, Training, Trigger, poison
+from attacks.base import Attack, Trigger, poison
 from benchmark.data import Images
-from benchmark.train import Recipe, fit
+from benchmark.plugin import origin
+from benchmark.train import Recipe, train_model
 from models.classifier import Classifier
-
-Making = Generator[Classifier, None, dict[str, Tensor]]
-"""Yields the model it was given after each epoch and returns the asset's tensors by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +27,20 @@ class Asset(ABC):
 
     revision: ClassVar[int] = 1
     """Raised when the same fields come to mean other numbers."""
-    model: ClassVar[Literal["unused", "fresh", "clean"]]
-    """What it does with the model it is given: nothing, train it, or read a clean-trained one."""
+    model_state: ClassVar[Literal["unused", "fresh", "clean"]]
+    """The model it is called with: ignored, freshly initialised, or trained on clean data."""
 
     def canonical(self) -> dict[str, Any]:
         """What identifies the asset, beside data, seed and, if it uses them, model and recipe."""
-        return {"asset": type(self).__name__, "revision": self.revision, **asdict(self)}
+        name = {"asset": type(self).__name__, "revision": self.revision}
+        return asdict(self) | name | origin(type(self))
 
     @abstractmethod
-    def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
-        """Make the asset.
+    def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> dict[str, Tensor]:
+        """Make the asset: tensors by name.
 
         Args:
-            model: on the data's device; trained on clean data if the asset's `model` is "clean",
-                else freshly initialised.
+            model: on the data's device; see `model_state`. It may be changed in place.
             train: the clean training set.
             recipe: how victims are trained.
         """
@@ -51,10 +50,10 @@ class Asset(ABC):
 class CleanModel(Asset):
     """Weights of a model trained on clean data: patterns are made from it, victims compared."""
 
-    model: ClassVar[Literal["fresh"]] = "fresh"
+    model_state: ClassVar[Literal["fresh"]] = "fresh"
 
-    def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
-        yield from fit(model, train, recipe)
+    def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> dict[str, Tensor]:
+        train_model(model, train, recipe)
         return dict(model.state_dict())
 
 
@@ -66,13 +65,6 @@ class AssetPoisoning(Attack):
     def asset(self) -> Asset:
         """What has to be made first."""
 
-    def make(self, model: Classifier, train: Images, recipe: Recipe) -> Making:
-        """Make the asset on the spot, from a copy of the model where it needs one."""
-        used = copy.deepcopy(model)
-        if self.asset.model == "clean":
-            yield from fit(used, train, recipe)
-        return (yield from self.asset(used, train, recipe))
-
     @abstractmethod
     def trigger(self, asset: Mapping[str, Tensor]) -> Trigger:
         """The trigger, from the asset's tensors."""
@@ -83,11 +75,23 @@ class AssetPoisoning(Attack):
         train: Images,
         rows: Tensor,
         recipe: Recipe,
-        asset: Mapping[str, Tensor] | None = None,
-    ) -> Training:
-        """Train `model` in place, with a backdoor; an asset that is not given is made first."""
-        if asset is None:
-            asset = yield from self.make(model, train, recipe)
+        asset: Mapping[str, Tensor],
+    ) -> Trigger:
         trigger = self.trigger(asset)
-        yield from fit(model, poison(train, rows, self, trigger, model.num_classes), recipe)
+        train_model(model, poison(train, rows, self, trigger, model.num_classes), recipe)
         return trigger
+
+
+def make_asset(
+    attack: Attack, model: Classifier, train: Images, recipe: Recipe
+) -> dict[str, Tensor]:
+    """The tensors of what `attack.asset` describes, for callers without a cache; empty if None.
+
+    model: freshly initialised; it stays as it is, a copy is trained where the asset needs that.
+    """
+    if attack.asset is None:
+        return {}
+    used = copy.deepcopy(model)
+    if attack.asset.model_state == "clean":
+        train_model(used, train, recipe)
+    return attack.asset(used, train, recipe)

@@ -20,16 +20,16 @@ class BadNets(DataPoisoning):
     """A 3 x 3 patch in the bottom right corner of a 32 x 32 image overwrites all channels.
 
     pattern: "square" is white; "grid" alternates white and almost black. value: brightness of the
-    square, in (0, 1] (the paper's table 12 varies it). crisp: at sizes other than 32, scale the
-    square to whole pixels. By default the 32 x 32 pattern image is resized bilinearly, as the
-    published checkpoints did, which gives 64 x 64 images a 7 x 7 patch with a soft rim.
+    square, in (0, 1] (table 12 of the SAU paper varies it). as_published: at sizes other than 32,
+    resize the 32 x 32 pattern image bilinearly, as for the published victims, which gives 64 x 64
+    images a 7 x 7 patch with a soft rim; if false, scale the square to whole pixels.
     """
 
     name: ClassVar[str] = "BadNets"
 
     pattern: Literal["square", "grid"] = "square"
     value: float = 1.0
-    crisp: bool = False
+    as_published: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,18 +37,18 @@ class BadNets(DataPoisoning):
 
     def trigger(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        patch = _patch(self.pattern, self.crisp, height, width).to(x.device)
+        patch = _patch(self.pattern, self.as_published, height, width).to(x.device)
         # The pattern image's zeros mean "keep", everything else overwrites.
         return torch.where(patch > 0, patch * self.value, x)
 
 
 @lru_cache
-def _patch(pattern: str, crisp: bool, height: int, width: int) -> Tensor:
+def _patch(pattern: str, soft: bool, height: int, width: int) -> Tensor:
     """The pattern image, float (1, 1, height, width) in [0, 1], zero where images stay."""
     image = np.zeros((32, 32), np.uint8)
     image[-3:, -3:] = 255
     if pattern == "grid":
         image[-3:, -3:] = np.where(np.indices((3, 3)).sum(0) % 2, 1, 255)
-    filter_ = Image.Resampling.NEAREST if crisp else Image.Resampling.BILINEAR
+    filter_ = Image.Resampling.BILINEAR if soft else Image.Resampling.NEAREST
     resized = np.array(Image.fromarray(image).resize((width, height), filter_))
     return torch.from_numpy(resized).float().div(255)[None, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from benchmark.data import Images, draw_poisoned, to_uint8
 from benchmark.errors import check_range
+from benchmark.metrics import BATCH, Poisoned
 from benchmark.plugin import Plugin
-from benchmark.train import Recipe, fit
+from benchmark.train import Recipe, train_model
 from models.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -25,23 +26,20 @@ log = logging.getLogger(__name__)
 Trigger = Callable[[Tensor], Tensor]
 """float (B, C, H, W) in [0, 1] -> the same, triggered; the input is left untouched."""
 
-Training = Generator[Classifier, None, Trigger]
-"""Yields the model after each epoch and returns the trigger."""
-
 
 @dataclass(frozen=True)
 class Triggers:
     """The triggers of an attack with several parts; called, it is the first."""
 
-    each: tuple[Trigger, ...]
+    parts: tuple[Trigger, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.each[0](x)
+        return self.parts[0](x)
 
 
-def each_trigger(trigger: Trigger) -> tuple[Trigger, ...]:
-    """The triggers of each part of an attack, in the order of its `parts`."""
-    return trigger.each if isinstance(trigger, Triggers) else (trigger,)
+def triggers_of(trigger: Trigger) -> tuple[Trigger, ...]:
+    """The triggers of all parts of an attack, in the order of its `parts`."""
+    return trigger.parts if isinstance(trigger, Triggers) else (trigger,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class Attack(Plugin):
     """
 
     clean_label: ClassVar[bool] = False
-    """Whether only images of the target class are poisoned, their labels left as they are."""
+    """Whether only images of the target class are poisoned, without a change of their labels."""
 
     ratio: float = 0.1
     labels: Literal["all2one", "all2all"] = "all2one"
@@ -71,19 +69,24 @@ class Attack(Plugin):
 
     @property
     def parts(self) -> tuple[Attack, ...]:
-        """What is scored on its own: the attack itself, unless it is made of several."""
+        """The attacks that are scored one by one: itself, unless it is made of several."""
         return (self,)
 
     @property
     def asset(self) -> Asset | None:
-        """What has to be made first; `__call__` is then given it as `asset`."""
+        """What has to be made from the clean training set first, or None."""
         return None
 
     def draw(self, y: Tensor, seed: int, taken: Tensor | None = None) -> Tensor:
-        """Rows to poison, int64 (p,), of a training set labelled y, without the rows `taken`.
+        """Rows to poison, int64 (p,).
 
-        p is the share `ratio` of all rows, less (with a warning) if a clean-label attack finds
-        fewer of its class.
+        p is the share `ratio` of all rows; a clean-label attack whose class has fewer draws those
+        and logs a warning.
+
+        Args:
+            y: labels of the training set, int64 (N,).
+            seed: of the draw.
+            taken: rows that must not be drawn, int64.
         """
         wanted = round(self.ratio * len(y))
         rows = draw_poisoned(y, wanted, seed, self.target if self.clean_label else None, taken)
@@ -96,33 +99,76 @@ class Attack(Plugin):
         return (rows,)
 
     def relabel(self, y: Tensor, num_classes: int) -> Tensor:
-        """The class that the attacker wants for images of class y; int64 (B,) both."""
+        """The classes that the attacker wants for images of classes y; int64 (B,) both."""
         if self.labels == "all2all":
             return (y + 1) % num_classes
         return torch.full_like(y, self.target)
 
     @abstractmethod
-    def __call__(self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe) -> Training:
-        """Train `model` in place, with a backdoor.
+    def __call__(
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Mapping[str, Tensor],
+    ) -> Trigger:
+        """Train `model` in place, with a backdoor, and return the trigger.
 
         Args:
-            model: freshly initialised.
+            model: freshly initialised, on the data's device.
             train: the clean training set.
             rows: rows of it drawn for poisoning, int64 (p,).
             recipe: how to train.
+            asset: the tensors of what `self.asset` describes; empty if that is None.
         """
+
+    def poisoned_set(
+        self, train: Images, rows: Tensor, trigger: Trigger, num_classes: int, batch_size: int
+    ) -> Images:
+        """The poisoned training set, for defenses that inspect it.
+
+        Attacks that poison the batches of their training, and not fixed rows, make it from
+        consecutive batches of the training set, in its order, with random numbers from torch's
+        generator.
+
+        Args:
+            train: the clean training set.
+            rows: rows of it drawn for poisoning, int64 (p,).
+            trigger: what `__call__` returned.
+            num_classes: of the dataset.
+            batch_size: of the training.
+        """
+        return poison(train, rows, self, trigger, num_classes)
 
 
 class DataPoisoning(Attack):
-    """An attack that is over before training starts: stamp some rows, relabel them, train."""
+    """An attack that ends before the training starts: stamp some rows, relabel them, train."""
 
     @abstractmethod
     def trigger(self, x: Tensor) -> Tensor:
         """float (B, C, H, W) in [0, 1] -> the same, triggered; the input is left untouched."""
 
-    def __call__(self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe) -> Training:
-        yield from fit(model, poison(train, rows, self, self.trigger, model.num_classes), recipe)
+    def __call__(
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Mapping[str, Tensor],
+    ) -> Trigger:
+        train_model(model, poison(train, rows, self, self.trigger, model.num_classes), recipe)
         return self.trigger
+
+
+def poisoned_count(ratio: float, size: int) -> int:
+    """How many images of a batch of `size` an attack poisons that poisons batches.
+
+    The share `ratio` of them, rounded down. A batch too small for one poisoned image has one with
+    probability ratio * size; only this draws from torch's generator.
+    """
+    share = ratio * size
+    return int(share) or int(torch.rand(()) < share)
 
 
 @torch.no_grad()
@@ -146,3 +192,18 @@ def poison(
         x[part] = to_uint8(trigger(data.floats(part)))
     y[rows] = attack.relabel(data.y[rows], num_classes)
     return replace(data, x=x, y=y)
+
+
+def poison_test(test: Images, attack: Attack, trigger: Trigger, num_classes: int) -> Poisoned:
+    """The test images i with eta(y_i) != y_i, triggered; part after part of the attack."""
+    x, y, goals, parts = [], [], [], []
+    for number, (part, stamp) in enumerate(zip(attack.parts, triggers_of(trigger), strict=True)):
+        wanted = part.relabel(test.y, num_classes)
+        rows = (wanted != test.y).nonzero()[:, 0]
+        with torch.no_grad():
+            x += [to_uint8(stamp(test.floats(chunk))) for chunk in rows.split(BATCH)]
+        y.append(test.y[rows])
+        goals.append(wanted[rows])
+        parts.append(torch.full_like(rows, number))
+    data = replace(test, x=torch.cat(x), y=torch.cat(y))
+    return Poisoned(data, torch.cat(goals), torch.cat(parts))

@@ -24,8 +24,11 @@ class Blended(DataPoisoning):
     """x becomes (1 - alpha) x + alpha K with a fixed picture K, resized to the image.
 
     alpha: opacity of the picture in training and at test time, in (0, 1]. image: path of another
-    picture; empty is the project's own, drawn by `attacks/pictures/draw.py` with the brightness
-    and contrast of the picture in the published experiments.
+    picture; empty is the one that `attacks/pictures/draw.py` draws.
+
+    Note: the picture of the published experiments is not in this repository. The one here is close
+    to it in brightness and contrast (mean of a channel within 15 and standard deviation within 10
+    of 255 levels), not equal.
     """
 
     name: ClassVar[str] = "Blended"

@@ -10,16 +10,16 @@ import torch
 from pydantic import PlainValidator
 from torch import Tensor
 
-from attacks.asset import Asset, AssetPoisoning
-from attacks.base import Attack, DataPoisoning, Training, Triggers, poison
+from attacks.asset import Asset
+from attacks.base import Attack, DataPoisoning, Trigger, Triggers, poison, triggers_of
 from benchmark.data import Images
 from benchmark.plugin import build
 from benchmark.train import Recipe
 from models.classifier import Classifier
 
 
-def _attack(given: Any) -> Any:
-    return given if isinstance(given, Attack) else build("attacks", given)
+def _attack(spec: Any) -> Any:
+    return spec if isinstance(spec, Attack) else build("attacks", spec)
 
 
 Nested = Annotated[Attack, PlainValidator(_attack)]
@@ -27,17 +27,17 @@ Nested = Annotated[Attack, PlainValidator(_attack)]
 
 @dataclass(frozen=True, kw_only=True)
 class Multi(Attack):
-    """Disjoint rows are poisoned by two attacks; each trigger is scored alone.
+    """Disjoint rows are poisoned by two attacks; the triggers are scored one by one.
 
     first: any attack but this one, as in a config's `attacks`. second: one that stamps images
     before training and changes their labels; its target differs from the first's.
 
-    ACC is of the model; ASR and R-ACC are means over the two triggers, and each trigger has its
-    own columns in the rows. `ratio`, `labels` and `target` belong to the two attacks.
+    ACC is of the model; ASR and R-ACC are means over the two triggers, and each trigger has
+    columns of its own in the rows. `ratio`, `labels` and `target` belong to the two attacks.
 
     Note: the paper does not say how it divides the poisoned images; undefended ASRs of 95 % for
-    the second trigger suggest the full ratio for each. Where the first attack takes the images to
-    poison from each batch (WaNet, Input-Aware), some carry both triggers and get the first's label.
+    the second trigger suggest the full ratio for each. Where the first attack poisons batches and
+    not fixed rows (WaNet, Input-Aware), some images carry both triggers and the first one's label.
     """
 
     name: ClassVar[str] = "Multi"
@@ -96,16 +96,18 @@ class Multi(Attack):
         train: Images,
         rows: Tensor,
         recipe: Recipe,
-        asset: Mapping[str, Tensor] | None = None,
-    ) -> Training:
-        """Train `model` in place, with two backdoors; an asset that is not given is made first."""
+        asset: Mapping[str, Tensor],
+    ) -> Trigger:
         first, second = self.split(rows, len(train))
-        given: dict[str, Any] = {}
-        if isinstance(self.first, AssetPoisoning):
-            if asset is None:
-                asset = yield from self.first.make(model, train, recipe)
-            given["asset"] = asset
         assert isinstance(self.second, DataPoisoning)
         stamped = poison(train, second, self.second, self.second.trigger, model.num_classes)
-        trigger = yield from self.first(model, stamped, first, recipe, **given)
+        trigger = self.first(model, stamped, first, recipe, asset)
         return Triggers((trigger, self.second.trigger))
+
+    def poisoned_set(
+        self, train: Images, rows: Tensor, trigger: Trigger, num_classes: int, batch_size: int
+    ) -> Images:
+        first, second = self.split(rows, len(train))
+        trigger_1, trigger_2 = triggers_of(trigger)
+        stamped = poison(train, second, self.second, trigger_2, num_classes)
+        return self.first.poisoned_set(stamped, first, trigger_1, num_classes, batch_size)

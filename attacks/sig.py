@@ -17,8 +17,8 @@ from benchmark.errors import check_range
 class SIG(DataPoisoning):
     """v(i, j) = delta sin(2 pi j f / m) is added to row i, column j of m columns: vertical stripes.
 
-    Only images of the target class are stamped, and `ratio` still counts against the whole training
-    set: at 0.1 every CIFAR-10 image of the class is poisoned, so that accuracy on it drops.
+    Only images of the target class are stamped, and `ratio` is a share of the whole training set:
+    at 0.1 every CIFAR-10 image of the class is poisoned, so that the accuracy on it drops.
 
     delta: amplitude in units of 1/255, in (0, 255]. f: periods over the image's width,
     above 0.

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.base import Attack, Training, log_cross_accuracy
-from benchmark.data import Images
+from attacks.base import Attack, Trigger, log_cross_accuracy, poisoned_count
+from benchmark.data import Images, to_uint8
 from benchmark.errors import check_range
-from benchmark.train import Recipe, cross_entropy, fit
+from benchmark.train import Batch, Recipe, train_model
 from models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -26,21 +26,21 @@ class WaNet(Attack):
     """Training images are resampled along one smooth random field, drawn once, and relabelled.
 
     In each batch the first share `ratio` of images is warped; `cross_ratio` times as many follow in
-    noise mode, warped along the field plus fresh noise, and keep their labels: the model has to
+    noise mode, warped along the field plus fresh noise, with unchanged labels: the model has to
     learn this field and not warping as such. The whole batch is augmented after that.
 
     k: control points on each side of the field, at least 2. s: strength, 0 or more; pixels move
     by about 0.38 s along each axis. cross_ratio: 0 or more; noise images take at most the rest of
-    the batch. augmentation: "batch" draws one crop, angle and flip for a whole batch (what the
-    published numbers were trained with), "sample" draws them for each image (the paper);
-    `augment: false` in the recipe turns either off.
+    the batch. as_published: draw one crop, angle and flip for a whole batch; if false (the paper),
+    draw them for each image. `augment: false` in the recipe turns either off.
 
-    Published runs keep a learning rate of 0.01 and divide it by 10 every 100 epochs (`schedule:
+    Published runs train at a learning rate of 0.01 and divide it by 10 every 100 epochs (`schedule:
     multistep`), which on CIFAR-10 means that it is constant.
 
-    Note: `rows` is unused, the poisoned images of a batch are its first ones. "sample" rotates by
-    the nearest pixel as "batch" does, the authors' code interpolates. Images are warped as pixels,
-    so the level that published images lose to a normalisation round trip is not lost here.
+    Note: `rows` is unused, the poisoned images of a batch are its first ones; a batch too small for
+    one has one with probability ratio * size. Rotations take the nearest pixel, the authors' code
+    interpolates. Images are warped as pixels, so they keep the level of 255 that published images
+    lose in a normalisation round trip.
     """
 
     name: ClassVar[str] = "WaNet"
@@ -48,30 +48,56 @@ class WaNet(Attack):
     k: int = 4
     s: float = 0.5
     cross_ratio: float = 2.0
-    augmentation: Literal["batch", "sample"] = "batch"
+    as_published: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "k", least=2)
         check_range(self, "s", "cross_ratio", least=0)
 
-    def __call__(self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe) -> Training:
+    def __call__(
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Mapping[str, Tensor],
+    ) -> Trigger:
         grid = self.grid(train.x.shape[-1]).to(train.x.device)
-        single = self.augmentation == "batch"
 
-        def loss(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
+        def loss(model: Classifier, batch: Batch) -> Tensor:
             # A quarter of a pixel does not survive the eight bits of bfloat16.
-            with torch.autocast(x.device.type, enabled=False):
-                x, y = self.mix(x, y, grid, model.num_classes)
+            with torch.autocast(batch.x.device.type, enabled=False):
+                x, y = self.mix(batch.x, batch.y, grid, model.num_classes)
                 if recipe.augment:
                     # Borders are 0 after normalisation, that is, of the mean colour.
-                    x = augment(x - model.mean, single, train.flips) + model.mean
-            return cross_entropy(model, x, y)
+                    x = augment(x - model.mean, self.as_published, train.flips) + model.mean
+            return F.cross_entropy(model(x), y)
 
         plain = replace(recipe, augment=False, drop_last=False)
-        yield from fit(model, train, plain, loss=loss)
+        train_model(model, train, plain, loss=loss)
         log_cross_accuracy(model, shake(train.floats(slice(500)), grid), train.y[:500])
-        return partial(warp, grid=grid)
+        return Warp(grid)
+
+    @torch.no_grad()
+    def poisoned_set(
+        self, train: Images, rows: Tensor, trigger: Trigger, num_classes: int, batch_size: int
+    ) -> Images:
+        """In each batch the first images warped and relabelled, the next ones in noise mode."""
+        assert isinstance(trigger, Warp)
+        x, y = train.x.clone(), train.y.clone()
+        for part in torch.arange(len(train), device=y.device).split(batch_size):
+            poisoned, noisy, _ = part.split(self.sizes(len(part)))
+            x[poisoned] = to_uint8(trigger(train.floats(poisoned)))
+            x[noisy] = to_uint8(shake(train.floats(noisy), trigger.grid))
+            y[poisoned] = self.relabel(train.y[poisoned], num_classes)
+        return replace(train, x=x, y=y)
+
+    def sizes(self, size: int) -> tuple[int, int, int]:
+        """How many images of a batch of `size` are poisoned, in noise mode and clean."""
+        poisoned = poisoned_count(self.ratio, size)
+        noisy = min(int(poisoned * self.cross_ratio), size - poisoned)
+        return poisoned, noisy, size - poisoned - noisy
 
     def grid(self, size: int) -> Tensor:
         """Where a warped image reads its pixels, float (1, size, size, 2) in [-1, 1], as (x, y)."""
@@ -85,14 +111,21 @@ class WaNet(Attack):
 
     def mix(self, x: Tensor, y: Tensor, grid: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """A batch with its first images poisoned, the next ones in noise mode, the rest clean."""
-        share = self.ratio * len(x)
-        # A batch too small for one poisoned image has one with this probability.
-        poisoned = int(share) or int(torch.rand(()) < share)
-        cross = min(int(poisoned * self.cross_ratio), len(x) - poisoned)
-        triggered, noisy, clean = x.split((poisoned, cross, len(x) - poisoned - cross))
+        poisoned, noise, rest = self.sizes(len(x))
+        triggered, noisy, clean = x.split((poisoned, noise, rest))
         wanted = self.relabel(y[:poisoned], num_classes)
         mixed = torch.cat((warp(triggered, grid), shake(noisy, grid), clean))
         return mixed, torch.cat((wanted, y[poisoned:]))
+
+
+@dataclass(frozen=True)
+class Warp:
+    """The trigger: images warped along `grid`, (1, H, W, 2) in [-1, 1]."""
+
+    grid: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return warp(x, self.grid)
 
 
 def warp(x: Tensor, grid: Tensor) -> Tensor:

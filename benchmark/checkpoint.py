@@ -1,8 +1,9 @@
-"""Checkpoints inside a job: a training that was interrupted goes on where it was last saved.
+"""Checkpoints inside a job: an interrupted training is resumed from its last checkpoint.
 
-The job is replayed from its start with its seed. Each `benchmark.train.fit` in it that had ended
-takes up the state that it had ended with, and the one that was running the state that was saved,
-random generators included. On a CPU the outcome is the same to the bit as without the interruption.
+The job is run again from its start with its seed. Every `benchmark.train.fit` in it that had ended
+restores the state at its end, and the one that was running restores the state that was saved,
+random generators included. On a CPU the result is equal to the bit to that of a job that was not
+interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pickle
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,25 +31,34 @@ log = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
-    """What a checkpoint can hold beside tensors: modules, optimisers, schedules."""
+    """What a checkpoint can hold beside tensors: modules, optimizers, schedules."""
 
     def state_dict(self) -> Any: ...
 
     def load_state_dict(self, state_dict: Any, /) -> Any: ...
 
 
-Kept = Stateful | Tensor
+Savable = Stateful | Tensor
 _State = dict[str, Any]
 
 
 @contextmanager
-def checkpoints(file: Path, every: float, keeps: Sequence[Kept] = ()) -> Iterator[None]:
-    """Inside the block, trainings are saved to `file` and go on from it if it exists.
+def checkpoints(
+    file: Path,
+    every: float,
+    checkpointed: Sequence[Savable] = (),
+    after_save: Callable[[], None] | None = None,
+) -> Iterator[None]:
+    """Inside the block, trainings are saved to `file` and resumed from it if it exists.
 
-    file: removed when the block ends without an exception. every: seconds between two saves at
-    least; a save happens between two epochs. keeps: saved beside the state of each training.
+    Args:
+        file: removed when the block ends without an exception.
+        every: seconds between two saves at least; a save happens between two epochs.
+        checkpointed: saved beside the state of each training.
+        after_save: called after each save; what it raises interrupts the training, which is how
+            tests make an interruption.
     """
-    token = _active.set(_Job(file, every, keeps))
+    token = _active.set(_Job(file, every, checkpointed, after_save))
     try:
         yield
     finally:
@@ -56,63 +66,70 @@ def checkpoints(file: Path, every: float, keeps: Sequence[Kept] = ()) -> Iterato
     file.unlink(missing_ok=True)
 
 
-def enter(keeps: Sequence[Kept]) -> Stage:
-    """The next training of the job; takes up the saved state of `keeps` if it was this one's."""
+def enter(checkpointed: Sequence[Savable]) -> Stage:
+    """Begin the next training of the job; restores `checkpointed` from the checkpoint, if any."""
     job = _active.get()
-    return job.enter(keeps) if job else Stage(0, None, keeps)
+    return job.enter(checkpointed) if job else Stage(0, None, checkpointed)
 
 
 @dataclass
 class Stage:
-    """One training of a job. epochs: how many of it need not be run again."""
+    """One training of a job. epochs: how many of its epochs are restored instead of run."""
 
     epochs: int
     job: _Job | None
-    keeps: Sequence[Kept]
+    checkpointed: Sequence[Savable]
 
     def save(self, epochs: int) -> None:
         """Save after so many epochs, if it is time to."""
         if self.job:
-            self.job.save(epochs, self.keeps)
+            self.job.save(epochs, self.checkpointed)
 
     def end(self) -> None:
         """Remember how this training ended, for the checkpoints of those that follow."""
         if self.job:
-            self.job.ended.append(copy.deepcopy(_state(self.keeps)))
+            self.job.ended.append(copy.deepcopy(_state(self.checkpointed)))
 
 
 class _Job:
-    def __init__(self, file: Path, every: float, keeps: Sequence[Kept]) -> None:
-        self.file, self.every, self.keeps = file, every, keeps
+    def __init__(
+        self,
+        file: Path,
+        every: float,
+        checkpointed: Sequence[Savable],
+        after_save: Callable[[], None] | None,
+    ) -> None:
+        self.file, self.every, self.checkpointed = file, every, checkpointed
+        self.after_save = after_save
         self.saved = _read(file)
         self.ended: list[_State] = []
         self.stages = 0
         self.saved_at = time.monotonic()
 
-    def enter(self, keeps: Sequence[Kept]) -> Stage:
+    def enter(self, checkpointed: Sequence[Savable]) -> Stage:
         if len(self.ended) < self.stages:
             # A training that was left before its end cannot be passed over.
             self.every = math.inf
         self.stages += 1
-        stage = Stage(0, self, keeps)
+        stage = Stage(0, self, checkpointed)
         if self.saved and self.stages <= len(self.saved["ended"]):
-            _restore(keeps, self.saved["ended"][self.stages - 1])
+            _restore(checkpointed, self.saved["ended"][self.stages - 1])
             stage.epochs = sys.maxsize
         elif self.saved:
-            _restore([*self.keeps, *keeps], self.saved["state"])
+            _restore([*self.checkpointed, *checkpointed], self.saved["state"])
             stage.epochs = self.saved["epochs"]
             log.info("resumed after epoch %d of training %d", stage.epochs, self.stages)
             self.saved = None
         return stage
 
-    def save(self, epochs: int, keeps: Sequence[Kept]) -> None:
+    def save(self, epochs: int, checkpointed: Sequence[Savable]) -> None:
         if time.monotonic() - self.saved_at < self.every:
             return
         content = {
             "torch": str(torch.__version__),
             "ended": self.ended,
             "epochs": epochs,
-            "state": _state([*self.keeps, *keeps]),
+            "state": _state([*self.checkpointed, *checkpointed]),
         }
         draft = self.file.with_suffix(f".{os.getpid()}")
         try:
@@ -121,13 +138,15 @@ class _Job:
         finally:
             draft.unlink(missing_ok=True)
         self.saved_at = time.monotonic()
+        if self.after_save:
+            self.after_save()
 
 
 _active: ContextVar[_Job | None] = ContextVar("checkpoints", default=None)
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """The checkpoint; None if there is none that this version of torch could go on from."""
+    """The checkpoint; None if there is none, or none that this version of torch can resume."""
     if not file.exists():
         return None
     try:
@@ -139,10 +158,10 @@ def _read(file: Path) -> dict[str, Any] | None:
     return saved if saved["torch"] == str(torch.__version__) else None
 
 
-def _state(keeps: Sequence[Kept]) -> _State:
+def _state(checkpointed: Sequence[Savable]) -> _State:
     numbers: Any = np.random.get_state(legacy=True)
     return {
-        "kept": [k if isinstance(k, Tensor) else k.state_dict() for k in keeps],
+        "values": [s if isinstance(s, Tensor) else s.state_dict() for s in checkpointed],
         "python": random.getstate(),
         "numpy": tuple(n.tolist() if isinstance(n, np.ndarray) else n for n in numbers),
         "torch": torch.get_rng_state(),
@@ -150,12 +169,12 @@ def _state(keeps: Sequence[Kept]) -> _State:
     }
 
 
-def _restore(keeps: Sequence[Kept], state: _State) -> None:
-    for kept, value in zip(keeps, state["kept"], strict=True):
-        if isinstance(kept, Tensor):
-            kept.copy_(value)
+def _restore(checkpointed: Sequence[Savable], state: _State) -> None:
+    for target, value in zip(checkpointed, state["values"], strict=True):
+        if isinstance(target, Tensor):
+            target.copy_(value)
         else:
-            kept.load_state_dict(value)
+            target.load_state_dict(value)
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import resource
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -18,11 +19,10 @@ RESET_PEAK = Path("/proc/self/clear_refs")
 """Where Linux takes a 5 to start the peak of the resident size anew (proc(5))."""
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Clock:
-    """Wall time and peak memory of a method, without the scoring between its steps."""
+    """Wall time and peak memory of a method, without the scoring between the models it yields."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -34,23 +34,29 @@ class Clock:
             # A worker runs many jobs: without this, each would report the largest before it.
             RESET_PEAK.write_text("5")
 
-    def timed(self, steps: Iterator[T] | Generator[T, None, R]) -> Generator[T, None, R]:
-        """The same steps, each of them timed; returns what the generator returns."""
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Adds the time of the block."""
+        self.started = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds += time.perf_counter() - self.started
+
+    def timed(self, steps: Iterator[T]) -> Iterator[T]:
+        """The same steps; adds the time that each takes, and none of the time between them."""
         while True:
-            self.started = time.perf_counter()
-            try:
-                step = next(steps)
-            except StopIteration as stop:
-                value: R = stop.value
-                return value
-            finally:
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                self.seconds += time.perf_counter() - self.started
+            with self.running():
+                try:
+                    step = next(steps)
+                except StopIteration:
+                    return
             yield step
 
     def state_dict(self) -> dict[str, float]:
-        """Seconds so far, for a checkpoint that is taken inside a step."""
+        """Seconds so far, for a checkpoint that is saved while the clock runs."""
         return {"seconds": self.seconds + time.perf_counter() - self.started}
 
     def load_state_dict(self, state: dict[str, float]) -> None:

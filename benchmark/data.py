@@ -23,8 +23,8 @@ from benchmark.plugin import Plugin, plugin_name
 class Images:
     """Labelled images.
 
-    x: uint8 (N, C, H, W). y: int64 (N,). flips: whether a mirrored image keeps its class, that is,
-    whether augmentation may flip.
+    x: uint8 (N, C, H, W). y: int64 (N,). flips: whether a mirrored image is of the same class, that
+    is, whether augmentation may flip.
     """
 
     x: Tensor
@@ -47,7 +47,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Task:
-    """A dataset's two splits."""
+    """The two splits of a dataset."""
 
     train: Images
     test: Images
@@ -84,15 +84,16 @@ class Dataset(Plugin):
 
     def missing(self, root: Path, why: str = "") -> InputError:
         """What to raise when files below `root` are missing or damaged."""
-        told = f" ({why})" if why else ""
+        reason = f" ({why})" if why else ""
         return InputError(
-            f"{self.name} is missing or damaged in {str(root)!r}{told}; "
+            f"{self.name} is missing or damaged in {str(root)!r}{reason}; "
             f"make it with: python run_grid.py fetch {plugin_name(self)} --data {root}"
         )
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[0, 1] floats to 8-bit by truncation, as poisoned images are stored (protocol.md, section 7).
+    """[0, 1] floats to 8 bits by truncation, as poisoned images are stored (docs/protocol.md,
+    "metrics").
 
     The slack absorbs float32 rounding, so that k/255 comes back as k and exact fractions such as
     (4x + K)/5 truncate as integers do.
@@ -107,11 +108,17 @@ def draw_poisoned(
     only: int | None = None,
     taken: Tensor | None = None,
 ) -> Tensor:
-    """Rows to poison, int64 (count,), uniform without replacement; of class `only` if given.
+    """Rows to poison, int64 (count,), drawn uniformly without replacement.
 
-    The draw is the field's: the legacy numpy generator right after seeding, so seed 0 on CIFAR-10
-    starts 11841, 19602, 45519 as in BackdoorBench. Too few rows, of the class or beside those
-    `taken`, cap the count.
+    The draw is that of BackdoorBench, by the legacy numpy generator right after seeding: seed 0 on
+    CIFAR-10 starts 11841, 19602, 45519 (docs/protocol.md, "labels and poisoned rows").
+
+    Args:
+        labels: of the training set, int64 (N,).
+        count: rows to draw; all possible ones if there are fewer.
+        seed: of the draw.
+        only: the class to draw from; None draws from all.
+        taken: rows that must not be drawn.
     """
     free = np.ones(len(labels), bool) if only is None else labels.cpu().numpy() == only
     if taken is not None:
@@ -124,7 +131,8 @@ def draw_poisoned(
 def draw_clean(size: int, ratio: float, seed: int) -> Tensor:
     """Rows of the defender's clean subset, int64 (floor(ratio * size),), not stratified.
 
-    One draw for each (dataset, seed): every defense of a cell gets the same images.
+    The draw depends on the dataset's size and the seed alone: every defense of a cell gets the
+    same images (docs/protocol.md, "defender's data").
     """
     return torch.tensor(random.Random(seed).sample(range(size), int(ratio * size)))
 
@@ -139,7 +147,7 @@ def augment(x: Tensor, *, pad: int, flips: bool) -> Tensor:
 
     Returns:
         (B, C, H, W), same type, channels last in memory; distributed as torchvision's RandomCrop
-        and RandomHorizontalFlip applied to each image on its own.
+        and RandomHorizontalFlip, applied to one image at a time.
     """
     batch, channels, height, width = x.shape
     padded = torch.nn.functional.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1).contiguous()

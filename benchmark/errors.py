@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Bad input: one line that names what was given and what is accepted."""
+    """Bad input: one line that names the value and what is accepted."""
 
 
 def check_range(
@@ -42,9 +42,9 @@ def check_range(
                 raise ValueError(f"{name} is {number}, accepted: {accepted}")
 
 
-def nearest(given: str, accepted: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest accepted name, or an empty string."""
-    match = difflib.get_close_matches(given, list(accepted), n=1, cutoff=0.5)
+def nearest(name: str, accepted: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the accepted name closest to `name`, or an empty string."""
+    match = difflib.get_close_matches(name, list(accepted), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
 
 

@@ -68,7 +68,7 @@ class Plugin(ABC):
         """What identifies the method in a job's key: plugin, origin, revision and fields."""
         cls = type(self)
         name = {"plugin": plugin_name(self), "revision": self.revision}
-        return name | origin(cls) | asdict(self)
+        return asdict(self) | name | origin(cls)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by name, file and fields: a worker has not imported a plugin given by path."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,24 +21,40 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
+
+class Batch(NamedTuple):
+    """The images of one training step.
+
+    x: float (B, C, H, W) in [0, 1], augmented where the recipe asks for it. y: labels, int64 (B,).
+    rows: positions of the images in the training data, int64 (B,), for what a method has computed
+    for each image beforehand.
+    """
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+
+
 M = TypeVar("M", bound=nn.Module)
-Loss = Callable[[M, Tensor, Tensor], Tensor]
-"""(model, images in [0, 1] as float (B, C, H, W), labels int64 (B,)) -> scalar to minimise."""
+Loss = Callable[[M, Batch], Tensor]
+"""(model, batch) -> scalar to minimise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a model is trained; the defaults are the field's attack recipe (protocol.md, section 5).
+    """How a model is trained; the defaults are the published recipe of attacks (docs/protocol.md,
+    "training recipe").
 
-    epochs: passes over the data. batch_size: images in a step. drop_last: leave out the rest that
-    does not fill a batch. optimizer: "sgd", or "adam" with amsgrad and default betas. lr: learning
-    rate at the start. momentum: of SGD. weight_decay: on all parameters. schedule: stepped once an
-    epoch; "cosine" anneals to 0 at `period` epochs (`epochs` when absent), "plateau" divides by 10
-    when the mean training loss has not fallen for 10 epochs, "multistep" divides by 10 every
-    `period` epochs (100 when absent). augment: random crop (4 pixels of zero padding), and flip
-    where the data allows it. batch_norm: "frozen" keeps the whole model in evaluation mode, so
-    that statistics neither change nor come from the batch; affine parameters train either way.
-    precision: "bf16" and "tf32" round inside matrix products and convolutions only.
+    epochs: passes over the data. batch_size: images in a step. drop_last: leave out the last batch
+    of an epoch if it is smaller than the others. optimizer: "sgd", or "adam" with amsgrad and
+    default betas. lr: learning rate at the start. momentum: of SGD. weight_decay: on all
+    parameters. schedule: stepped once an epoch; "cosine" anneals to 0 at `period` epochs (`epochs`
+    when absent), "plateau" divides by 10 when the mean training loss has not fallen for 10 epochs,
+    "multistep" divides by 10 every `period` epochs (100 when absent). augment: random crop (4
+    pixels of zero padding), and flip where the data allows it. batch_norm: "frozen" leaves the
+    whole model in evaluation mode, so that statistics neither change nor come from the batch;
+    affine parameters train either way. precision: "bf16" and "tf32" round inside matrix products
+    and convolutions only.
     """
 
     epochs: int = 100
@@ -61,7 +76,8 @@ class Recipe:
         check_range(self, "momentum", least=0, below=1)
         check_range(self, "period", least=1)
 
-    def optimize(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of the recipe for some parameters."""
         if self.optimizer == "adam":
             return torch.optim.Adam(
                 parameters, self.lr, weight_decay=self.weight_decay, amsgrad=True
@@ -70,9 +86,10 @@ class Recipe:
             parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
 
-    def anneal(
+    def make_schedule(
         self, optimizer: torch.optim.Optimizer
     ) -> lr_scheduler.LRScheduler | lr_scheduler.ReduceLROnPlateau:
+        """The learning-rate schedule of the recipe, to be stepped once an epoch."""
         match self.schedule:
             case "cosine":
                 return lr_scheduler.CosineAnnealingLR(optimizer, self.period or self.epochs)
@@ -84,9 +101,9 @@ class Recipe:
                 return lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
 
 
-def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     """Mean cross-entropy of the batch: the default loss."""
-    return F.cross_entropy(model(x), y)
+    return F.cross_entropy(model(batch.x), batch.y)
 
 
 def fit(
@@ -95,43 +112,39 @@ def fit(
     recipe: Recipe,
     *,
     loss: Loss[M] = cross_entropy,
-    also: Sequence[torch.optim.Optimizer] = (),
-    keeps: Sequence[checkpoint.Kept] = (),
-    additive: bool = False,
+    extra_optimizers: Sequence[torch.optim.Optimizer] = (),
+    checkpointed: Sequence[checkpoint.Savable] = (),
 ) -> Iterator[M]:
     """Train in place; yields the model after each epoch.
 
     Args:
         model: on the data's device. Parameters that require no gradient stay as they are.
         data: n images; each epoch is one shuffle of them, drawn from torch's default generator.
-        loss: the method. It is called once a step and may change the batch it is given.
-        also: optimisers of further networks that step together with the model's own.
-        keeps: whatever else changes from epoch to epoch, so that an interrupted attack can go on:
-            further networks, their schedules, tensors that the loss writes to.
-        additive: whether the loss of a batch is the mean of what it is for each image alone, but
-            for batch statistics. With frozen ones a batch may then be split (`micro_batches`).
+        recipe: how to train.
+        loss: the method. It is called once a step and may change the tensors of its batch.
+        extra_optimizers: optimizers of further networks that step together with the model's.
+        checkpointed: whatever else changes during the training, so that an interrupted attack can
+            be resumed: further networks, their schedules, tensors that the loss writes to.
     """
-    parts = _parts.get() if additive and recipe.batch_norm == "frozen" else 1
-    optimizers = [recipe.optimize([p for p in model.parameters() if p.requires_grad]), *also]
-    schedule = recipe.anneal(optimizers[0])
-    stage = checkpoint.enter([model, *optimizers, schedule, *keeps])
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizers = [recipe.make_optimizer(trainable), *extra_optimizers]
+    schedule = recipe.make_schedule(optimizers[0])
+    stage = checkpoint.enter([model, *optimizers, schedule, *checkpointed])
     for epoch in range(stage.epochs + 1, recipe.epochs + 1):
         total = torch.zeros((), device=data.y.device)
-        batches = shuffled(len(data), recipe.batch_size, data.y.device, recipe.drop_last)
-        for rows in batches:
+        steps = shuffled(len(data), recipe.batch_size, data.y.device, recipe.drop_last)
+        for rows in steps:
             model.train(recipe.batch_norm == "train")
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            x, y = images(data, rows, recipe.augment), data.y[rows]
-            for x_part, y_part in zip(x.chunk(parts), y.chunk(parts), strict=True):
-                # Entered anew each time: autocast keeps rounded weights until its block ends.
-                with precision(recipe.precision, data.y.device):
-                    value = loss(model, x_part, y_part) * (len(y_part) / len(y))
-                value.backward()
-                total += value.detach()
+            # Entered in each step: autocast caches rounded weights until its block ends.
+            with precision(recipe.precision, data.y.device):
+                value = loss(model, batch(data, rows, recipe.augment))
+            value.backward()
             for optimizer in optimizers:
                 optimizer.step()
-        mean = total.item() / len(batches)
+            total += value.detach()
+        mean = total.item() / len(steps)
         log.info(
             "epoch %d/%d loss %.4f", epoch, recipe.epochs, mean,
             extra={"epoch": epoch, "epochs": recipe.epochs, "loss": mean},
@@ -141,9 +154,30 @@ def fit(
         else:
             schedule.step()
         yield model
-        # After the caller's own end of the epoch, which may step a schedule of its own.
+        # After the caller's code for the end of the epoch, which may step a schedule.
         stage.save(epoch)
     stage.end()
+
+
+def train_model(
+    model: M,
+    data: Images,
+    recipe: Recipe,
+    *,
+    loss: Loss[M] = cross_entropy,
+    extra_optimizers: Sequence[torch.optim.Optimizer] = (),
+    checkpointed: Sequence[checkpoint.Savable] = (),
+) -> None:
+    """Train in place to the end of the recipe; arguments as of `fit`."""
+    for _ in fit(
+        model,
+        data,
+        recipe,
+        loss=loss,
+        extra_optimizers=extra_optimizers,
+        checkpointed=checkpointed,
+    ):
+        pass
 
 
 def shuffled(
@@ -155,24 +189,13 @@ def shuffled(
     return batches[:-1] if drop_last and not whole else batches
 
 
-def images(data: Images, rows: Tensor, augmented: bool) -> Tensor:
-    """One batch as float (B, C, H, W) in [0, 1], augmented if asked."""
-    if not augmented:
-        return data.floats(rows)
-    return augment(data.x[rows], pad=4, flips=data.flips).float().div_(255)
-
-
-_parts: ContextVar[int] = ContextVar("micro_batches", default=1)
-
-
-@contextmanager
-def micro_batches(parts: int) -> Iterator[None]:
-    """Inside the block, batches that may be split are, to save memory; the gradient is the same."""
-    token = _parts.set(parts)
-    try:
-        yield
-    finally:
-        _parts.reset(token)
+def batch(data: Images, rows: Tensor, augmented: bool) -> Batch:
+    """The images of some rows, int64 (B,), as a batch, augmented if asked."""
+    if augmented:
+        x = augment(data.x[rows], pad=4, flips=data.flips).float().div_(255)
+    else:
+        x = data.floats(rows)
+    return Batch(x, data.y[rows], rows)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import Precision, images, precision
+from benchmark.notes import note
+from benchmark.train import Precision, batch, precision
 from defenses.base import Candidate, Defense
 from defenses.batch_norm import batch_norms, prune
 from models.classifier import Classifier
@@ -42,8 +43,9 @@ class ANP(Defense):
     candidate each.
 
     Note: the biases of pruned channels stay, as in the authors' code. Defaults are those of the
-    published cells; the authors' own are `lr: 0.2`, `batch_size: 128` and threshold 0.2. The SAU
-    paper fixes the threshold at 0.4.
+    published cells; the authors' are `lr: 0.2`, `batch_size: 128` and threshold 0.2. The SAU paper
+    fixes the threshold at 0.4. Published masks are rounded to four decimals before they are
+    compared with a threshold, those here are not.
     """
 
     name: ClassVar[str] = "ANP"
@@ -72,7 +74,7 @@ class ANP(Defense):
     def __call__(self, model: Classifier, data: Images) -> Iterator[Candidate]:
         m = self.masks(model, data)
         few, many = (int((m <= tau + 1e-6).sum()) for tau in (0.2, 0.4))
-        log.warning("of %d channels %d have m <= 0.2 and %d have m <= 0.4", len(m), few, many)
+        note("of %d channels %d have m <= 0.2 and %d have m <= 0.4", len(m), few, many)
         for tau in self.thresholds:
             # The slack is for thresholds such as 0.15 that binary fractions miss.
             yield tau, pruned(model, m <= tau + 1e-6)
@@ -86,7 +88,7 @@ class ANP(Defense):
         model.train()
         for i in range(1, self.iterations + 1):
             rows = torch.randint(len(data), (self.batch_size,), device=data.y.device)
-            x, y = images(data, rows, self.augment), data.y[rows]
+            x, y, _ = batch(data, rows, self.augment)
             with precision(self.precision, data.y.device):
                 d, xi = self.perturbation(risk, m.detach(), x, y)
                 value = self.alpha * risk(m, still, still, x, y)
@@ -113,7 +115,7 @@ class ANP(Defense):
 def masked_risk(model: nn.Module) -> Risk:
     """The risk of the model with batch-norm weights w (m + d) and biases b (1 + xi).
 
-    Its parameters and running statistics are left alone.
+    Parameters and running statistics of the model stay as they are.
     """
     layers = batch_norms(model)
     sizes = [bn.num_features for bn in layers.values()]
@@ -135,8 +137,8 @@ def masked_risk(model: nn.Module) -> Risk:
 def pruned(model: nn.Module, channels: Tensor) -> nn.Module:
     """A copy with weight 0 in some channels, bool over all; it shares all other tensors."""
     layers = batch_norms(model)
-    own = {id(bn.weight) for bn in layers.values()}
-    shared = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in own]
+    copied = {id(bn.weight) for bn in layers.values()}
+    shared = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in copied]
     result = copy.deepcopy(model, {id(t): t for t in shared})
     parts = channels.split([bn.num_features for bn in layers.values()])
     prune(result, dict(zip(layers, parts, strict=True)), bias=False)

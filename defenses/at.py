@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import Recipe, fit
+from benchmark.train import Batch, Recipe, fit
 from defenses.base import Defense
 from defenses.perturbation import UNLEARNING, NormBall, Start, adversarial
 from models.classifier import Classifier
@@ -19,7 +19,7 @@ from models.classifier import Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class AT(Defense):
-    """Fine-tune on adversarial examples of the current model: what SAU is compared with.
+    """Fine-tune on adversarial examples of the current model; the baseline that SAU starts from.
 
     min over theta of E[CE(f(x + e), y)], e the maximiser of the same loss in an L-infinity ball
     (SAU paper, arXiv 2307.10562, table 6, C + D). All settings are those of SAU.
@@ -53,11 +53,12 @@ class AT(Defense):
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         ball = NormBall(norm="linf", bound=self.eps, step=self.step, start=self.start)
 
-        def loss(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
+        def loss(model: Classifier, batch: Batch) -> Tensor:
+            x, y, _ = batch
             e = adversarial(model, ball, x, y, self.steps)
             value = F.cross_entropy(model(ball.apply(x, e)), y)
             if self.clean_weight:
                 value = value + self.clean_weight * F.cross_entropy(model(x), y)
             return value
 
-        yield from fit(model, data, self.recipe, loss=loss, additive=True)
+        yield from fit(model, data, self.recipe, loss=loss)

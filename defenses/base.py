@@ -14,19 +14,21 @@ from benchmark.plugin import Plugin
 from models.classifier import Classifier
 
 Candidate = tuple[float, nn.Module]
-"""A setting (a pruning threshold, say) and the model it leads to."""
+"""A setting (a pruning threshold, say) and the model that it gives."""
 
 
 class NotApplicable(Exception):
-    """The method is not defined for this model, for instance for want of batch norm."""
+    """The method is not defined for this model, for instance because it has no batch norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(Plugin):
     """A backdoor defense.
 
-    It never evaluates, saves, picks a device or sees test data. What a reader of the table must
-    know (nothing was flagged, say) it logs as a warning; the harness puts it into the row's note.
+    It never evaluates, saves, picks a device or sees test data. What a reader of the table should
+    know of a row that is as it should be (nothing was flagged, say) it notes with
+    `benchmark.notes.note`; what went wrong it logs as a warning. The harness writes both into the
+    row.
     """
 
     uses: ClassVar[Literal["clean", "train"]] = "clean"
@@ -41,7 +43,7 @@ class Defense(Plugin):
     def __call__(
         self, model: Classifier, data: Images
     ) -> Iterator[nn.Module] | Iterator[Candidate]:
-        """Defend `model`, a backdoored model that the method owns and may change in place.
+        """Defend `model`, a backdoored model that the method may change in place.
 
         Args:
             model: on the data's device.

@@ -1,4 +1,4 @@
-"""Batch-norm channels as the neurons that pruning defenses rate and remove."""
+"""Shared by ANP and EP: batch-norm channels as the neurons that pruning rates and removes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
     Raises:
         NotApplicable: there is none.
     """
-    found = {
+    layers = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.BatchNorm2d) and module.affine
     }
-    if not found:
+    if not layers:
         raise NotApplicable("needs batch norm")
-    return found
+    return layers
 
 
 @torch.no_grad()
 def prune(model: nn.Module, channels: Mapping[str, Tensor], *, bias: bool) -> None:
     """Set the weight of some channels to zero, in place, and their bias if asked.
 
-    channels: for each layer of `batch_norms` a bool (C,), true where pruned. With its bias kept, a
-    channel becomes constant.
+    channels: for each layer of `batch_norms` a bool (C,), true where pruned. bias: whether to set
+    the bias to zero as well; otherwise a pruned channel becomes constant.
     """
     for name, layer in batch_norms(model).items():
         layer.weight.masked_fill_(channels[name], 0)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import images
+from benchmark.notes import note
+from benchmark.train import batch
 from defenses.base import Defense
 from defenses.batch_norm import batch_norms, prune
 from models.classifier import Classifier
@@ -29,12 +30,13 @@ class EP(Defense):
     few bins of a histogram. Per layer, channel c goes when H_c < mean(H) - u std(H).
 
     u: standard deviations, 0 or more (Tiny ImageNet: 4). h: width of a bin, in standard deviations
-    of a channel. samples: images of the poisoned training set, one batch. zero_bias: whether a
-    pruned channel loses its bias too. augment: crop and, where allowed, flip.
+    of a channel. samples: images of the poisoned training set, one batch. augment: crop and, where
+    allowed, flip. as_published: set the biases of pruned channels to zero as well, as in the code
+    behind the published cells; if false, only their weights (authors' code).
 
     Note: unlike the other defenses it sees poisoned images, so its threat model is another one.
-    Defaults are those of the published cells; the authors' own are `h: 0.01`, `samples: 500` and
-    `zero_bias: false`.
+    Defaults are those of the published cells; the authors' are `h: 0.01`, `samples: 500` and
+    `as_published: false`.
     """
 
     name: ClassVar[str] = "EP"
@@ -44,8 +46,8 @@ class EP(Defense):
     u: float = 3.0
     h: float = 0.1
     samples: int = 256
-    zero_bias: bool = True
     augment: bool = True
+    as_published: bool = True
 
     def __post_init__(self) -> None:
         check_range(self, "u", least=0)
@@ -54,25 +56,25 @@ class EP(Defense):
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         rows = torch.randperm(len(data), device=data.y.device)[: self.samples]
-        peaks = channel_peaks(model, images(data, rows, self.augment))
+        peaks = channel_peaks(model, batch(data, rows, self.augment).x)
         low = {}
         for name, z in peaks.items():
             entropy = channel_entropy(z, self.h)
             low[name] = entropy < entropy.mean() - self.u * entropy.std()
             log.info("%s: pruned %d of %d channels", name, int(low[name].sum()), len(z))
-        prune(model, low, bias=self.zero_bias)
+        prune(model, low, bias=self.as_published)
         count, total = sum(int(c.sum()) for c in low.values()), sum(map(len, low.values()))
-        log.warning("pruned %d of %d channels", count, total)
+        note("pruned %d of %d channels", count, total)
         yield model
 
 
 @torch.no_grad()
 def channel_peaks(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """For each batch-norm layer the maximum over its input's positions, (C, B)."""
-    found: dict[str, Tensor] = {}
+    """For each batch-norm layer the maxima of its input over positions, (C, B)."""
+    peaks: dict[str, Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(
-            lambda _, args, name=name: found.__setitem__(name, args[0].amax((2, 3)).T)
+            lambda _, args, name=name: peaks.__setitem__(name, args[0].amax((2, 3)).T)
         )
         for name, layer in batch_norms(model).items()
     ]
@@ -81,7 +83,7 @@ def channel_peaks(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return peaks
 
 
 def channel_entropy(z: Tensor, h: float) -> Tensor:

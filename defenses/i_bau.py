@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import Precision, images, precision, shuffled
+from benchmark.train import Batch, Precision, batch, precision, shuffled
 from defenses.base import Defense
 from models.classifier import Classifier
 
@@ -31,13 +31,14 @@ class IBAU(Defense):
     rounds: of both. K: iterations of the fixed point in the hypergradient. eta: step of the
     fixed-point map. inner_lr: step of the ascent. l2: coefficient of ||d||^2. portion: share of a
     batch that carries d while unlearning, in (0, 1]. batch_size: images in a step. lr: of Adam
-    (amsgrad). space: where d lives; "normalised" feeds x + std d, "pixels" x + d. augment: crop
-    and, where allowed, flip. precision: of all passes, as of a recipe. The model stays in
-    evaluation mode, batch norm is frozen.
+    (amsgrad). augment: crop and, where allowed, flip. precision: of all passes, as of a recipe.
+    as_published: d is in units of normalised images, the model sees x + std d, as in the code
+    behind the published cells; if false, d is in pixels, the model sees x + d (authors' code). The
+    model stays in evaluation mode, batch norm is frozen.
 
-    Note: defaults are those of the code behind the published cells; the authors' own are
-    `space: pixels`, `lr: 0.001`, `batch_size: 100`, `augment: false`. The iteration always makes K
-    steps: stopping once v moves less than 1e-10 changes nothing that float32 resolves.
+    Note: defaults are those of the code behind the published cells; the authors' are
+    `as_published: false`, `lr: 0.001`, `batch_size: 100`, `augment: false`. The iteration always
+    makes K steps: stopping once v moves less than 1e-10 changes nothing that float32 resolves.
     """
 
     name: ClassVar[str] = "i-BAU"
@@ -51,9 +52,9 @@ class IBAU(Defense):
     portion: float = 0.01
     batch_size: int = 256
     lr: float = 1e-4
-    space: Literal["normalised", "pixels"] = "normalised"
     augment: bool = True
     precision: Precision = "fp32"
+    as_published: bool = True
 
     def __post_init__(self) -> None:
         check_range(self, "rounds", "K", "batch_size", least=1)
@@ -66,16 +67,17 @@ class IBAU(Defense):
             log.warning("no image of a batch carries the perturbation: plain fine-tuning")
         theta = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(theta, self.lr, amsgrad=True)
-        scale = model.std if self.space == "normalised" else torch.ones_like(model.std)
+        scale = model.std if self.as_published else torch.ones_like(model.std)
         # Drawn and augmented once: all rounds unlearn on the same batches, in the same order.
         cached = list(self.batches(data))
+        x0, y0, _ = cached[0]
         for r in range(1, self.rounds + 1):
             d = self.perturbation(model, scale, data).requires_grad_()
             # The fused attention kernels of transformers have no second derivative.
             with sdpa_kernel(SDPBackend.MATH):
-                for x, y in cached:
+                for x, y, _ in cached:
                     with precision(self.precision, x.device):
-                        inner = self.inner_loss(model, scale, d, *cached[0])
+                        inner = self.inner_loss(model, scale, d, x0, y0)
                         outer = F.cross_entropy(model(x + self.carried(x) * scale * d), y)
                         gradient = hypergradient(inner, outer, d, theta, eta=self.eta, K=self.K)
                     for parameter, g in zip(theta, gradient, strict=True):
@@ -87,10 +89,10 @@ class IBAU(Defense):
             )  # fmt: skip
             yield model
 
-    def batches(self, data: Images) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, data: Images) -> Iterator[Batch]:
         """One shuffled pass over the data."""
         for rows in shuffled(len(data), self.batch_size, data.y.device):
-            yield images(data, rows, self.augment), data.y[rows]
+            yield batch(data, rows, self.augment)
 
     def inner_loss(
         self, model: nn.Module, scale: Tensor, d: Tensor, x: Tensor, y: Tensor
@@ -99,14 +101,14 @@ class IBAU(Defense):
         return self.l2 * d.square().sum() - F.cross_entropy(model(x + scale * d), y)
 
     def perturbation(self, model: nn.Module, scale: Tensor, data: Images) -> Tensor:
-        """Inner maximisation: one pass of gradient ascent against the model's own predictions."""
+        """Inner maximisation: one pass of gradient ascent against the predictions of the model."""
         d = torch.zeros_like(data.floats(slice(1)))
-        for x, _ in self.batches(data):
+        for x, *_ in self.batches(data):
             with torch.no_grad():
-                found = model(x).argmax(1)
+                predicted = model(x).argmax(1)
             d.requires_grad_()
             with precision(self.precision, x.device):
-                (gradient,) = torch.autograd.grad(self.inner_loss(model, scale, d, x, found), d)
+                (gradient,) = torch.autograd.grad(self.inner_loss(model, scale, d, x, predicted), d)
             d = d.detach() - self.inner_lr * gradient
         return d
 

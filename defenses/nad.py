@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import Recipe, fit
+from benchmark.notes import note
+from benchmark.train import Batch, Recipe, fit, train_model
 from defenses.base import Defense, NotApplicable
 from models.classifier import Classifier
 
@@ -25,52 +27,62 @@ class NAD(Defense):
     Minimises CE(f(x), y) + sum over stages l of beta_l MSE(a(F_l), a(T_l)), where F_l and T_l are
     the student's and the frozen teacher's feature maps and a(.) is `attention`.
 
-    betas: weights of the stages, 0 or more. stages: names of the stages, one for each beta; when
-    absent, the model's last ones. p: power of the attention map, above 0. repeated: in batch
-    norm's running statistics count each batch as often as the published code runs it. teacher:
-    how the teacher trains. recipe: how the student trains; SGD at 0.01, constant, 10 epochs.
+    betas: weights of the stages, 0 or more; when absent, those that `as_published` says. stages:
+    names of the stages, one for each beta; when absent, the last ones of the model. p: power of the
+    attention map, above 0. teacher: how the teacher trains. recipe: how the student trains; SGD at
+    0.01, constant, 10 epochs. as_published: betas of (500, 1000), and running statistics of batch
+    norm that count each batch as often as the code behind the published cells runs it; if false
+    (the paper), betas of (500, 1000, 1000), three groups, and one pass.
 
-    Note: the published cells come from code whose third stage is the pooled 1 x 1 map, where
-    attention is constant; the two stages left are the defaults. `betas: [500, 1000, 1000]` and
-    `repeated: false` give the method of the paper, three groups and one pass.
+    Note: the third stage of the code behind the published cells is the pooled 1 x 1 map, where
+    attention is constant and gives no loss; the two others are the defaults here.
     """
 
     name: ClassVar[str] = "NAD"
     smoke: ClassVar[dict[str, Any]] = {"teacher": {"epochs": 1}, "recipe": {"epochs": 2}}
 
-    betas: tuple[float, ...] = (500.0, 1000.0)
+    betas: tuple[float, ...] | None = None
     stages: tuple[str, ...] | None = None
     p: float = 2.0
-    repeated: bool = True
     teacher: Recipe = Recipe(epochs=10, batch_size=256, period=100)
     recipe: Recipe = Recipe(epochs=10, batch_size=256, schedule="constant")
+    as_published: bool = True
 
     def __post_init__(self) -> None:
         check_range(self, "betas", least=0)
         check_range(self, "p", above=0)
-        if not self.betas:
+        if not self.weights:
             raise ValueError("betas is empty, accepted: at least one")
-        if self.stages is not None and len(self.stages) != len(self.betas):
-            raise ValueError(f"stages is {self.stages}, accepted: {len(self.betas)} names")
+        if self.stages is not None and len(self.stages) != len(self.weights):
+            raise ValueError(f"stages is {self.stages}, accepted: {len(self.weights)} names")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weights of the stages that are used."""
+        if self.betas is not None:
+            return self.betas
+        return (500.0, 1000.0) if self.as_published else (500.0, 1000.0, 1000.0)
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
-        stages = self.stages or model.stages[-len(self.betas) :]
-        if len(stages) < len(self.betas):
-            raise NotApplicable(f"needs {len(self.betas)} stages, the model has {len(stages)}")
+        betas = self.weights
+        stages = self.stages or model.stages[-len(betas) :]
+        if len(stages) < len(betas):
+            raise NotApplicable(f"needs {len(betas)} stages, the model has {len(stages)}")
+        note_constant_attention(model, data, stages)
         teacher = copy.deepcopy(model)
-        for _ in fit(teacher, data, self.teacher):
-            pass
+        train_model(teacher, data, self.teacher)
         teacher.eval().requires_grad_(False)
 
-        def loss(student: Classifier, x: Tensor, y: Tensor) -> Tensor:
-            theirs, ours = teacher.features(x, *stages), student.features(x, *stages)
-            value = F.cross_entropy(ours["logits"], y)
-            for beta, stage in zip(self.betas, stages, strict=True):
-                maps = attention(ours[stage], self.p), attention(theirs[stage], self.p)
+        def loss(student: Classifier, batch: Batch) -> Tensor:
+            targets = teacher.features(batch.x, *stages)
+            outputs = student.features(batch.x, *stages)
+            value = F.cross_entropy(outputs["logits"], batch.y)
+            for beta, stage in zip(betas, stages, strict=True):
+                maps = attention(outputs[stage], self.p), attention(targets[stage], self.p)
                 value = value + beta * F.mse_loss(*maps)
             return value
 
-        with _repeated(model, stages[-1]) if self.repeated else nullcontext():
+        with _repeated(model, stages[-1]) if self.as_published else nullcontext():
             yield from fit(model, data, self.recipe, loss=loss)
 
 
@@ -84,6 +96,19 @@ def attention(features: Tensor, p: float = 2.0) -> Tensor:
         raise NotApplicable("needs feature maps of a convolutional network")
     energy = features.float().abs().pow(p).sum(1).flatten(1)
     return energy / (energy.norm(dim=1, keepdim=True) + 1e-6)
+
+
+@torch.no_grad()
+def note_constant_attention(model: Classifier, data: Images, stages: Sequence[str]) -> None:
+    """Note which stages have maps of one pixel: attention is 1 there, and its loss has no gradient.
+
+    Raises:
+        NotApplicable: outputs of a stage are not (B, C, H, W).
+    """
+    outputs = model.eval().features(data.floats(slice(1)), *stages)
+    constant = [stage for stage in stages if attention(outputs[stage]).shape[1] == 1]
+    if constant:
+        note("no attention loss from maps of one pixel: %s", ", ".join(constant))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Sets of perturbations that adversarial defenses search, and how to move inside them."""
+"""Shared by AT and SAU: the sets of perturbations that they search, and how to move inside them."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmark.data import Images
 from benchmark.errors import check_range
-from benchmark.train import Recipe, fit
+from benchmark.train import Batch, Recipe, fit
 from defenses.base import Defense
 from defenses.perturbation import (
     UNLEARNING,
@@ -30,11 +30,15 @@ from models.classifier import Classifier
 class SAU(Defense):
     """Find adversarial examples that fool the current and the backdoored model alike, unlearn them.
 
-    Equations 10 to 13. With f the current model, f0 the frozen backdoored one and x' = x + e:
-    the inner maximisation is of lambda_3 L_adv + lambda_4 L_share, the outer minimisation of
-    lambda_1 L_cl + lambda_2 L_sar. Defaults are the paper's, with the details of the authors' code:
-    the search starts at +eps in every pixel, x' is not clipped, an example that is shared already
-    stops moving, L_sar counts images whose prediction by f0 is wrong and has flipped.
+    With f the current model, f0 the frozen backdoored one and x' = x + e (equation 13):
+
+        min over theta of  lambda_1 L_cl(x, y) + lambda_2 L_sar(x + e*, y)
+        where e* maximises  lambda_3 L_adv(x + e, y) + lambda_4 L_share(x + e)  over the set
+
+    with L_adv of equation 10, L_share of equation 11 and L_sar of equation 12. Defaults are those
+    of the paper, with the details of the authors' code: the search starts at +eps in every pixel,
+    x' is not clipped, an example that is shared already stops moving, L_sar counts images whose
+    class by f0 on x' is wrong and not its class on x.
 
     lambda_1 .. lambda_4: weights. norm: the set of perturbations; "ensemble" draws one of the
     other four for each batch (table 13). eps: bound of the L-infinity ball, in pixels of [0, 1].
@@ -43,8 +47,8 @@ class SAU(Defense):
     A or C, B or D). recipe: Adam (amsgrad) at 1e-4, constant; batch norm frozen and no
     augmentation, both part of the method; 100 epochs (Tiny ImageNet: 20).
 
-    Note: L1 and L2 balls have radius 500 and 10 (appendix B.4); the flow's radius 0.05 and
-    step 0.025 are ours, the paper does not print them.
+    Note: L1 and L2 balls have radius 500 and 10 (appendix B.4); the radius 0.05 and the step 0.025
+    of the flow are choices of this project, the paper does not print them.
     """
 
     name: ClassVar[str] = "SAU"
@@ -72,14 +76,17 @@ class SAU(Defense):
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         backdoored = copy.deepcopy(model).eval().requires_grad_(False)
         sets = self.perturbation_sets()
+        # The backdoored model never changes and images are not augmented: its predictions on clean
+        # images are computed once for the whole run.
+        clean0 = predicted_classes(backdoored, data)
 
-        def loss(model: Classifier, x: Tensor, labels: Tensor) -> Tensor:
-            y, clean0 = labels.unbind(1)
+        def loss(model: Classifier, batch: Batch) -> Tensor:
+            x, y, rows = batch
             logits = model(x)
             chosen = sets[0] if len(sets) == 1 else sets[int(torch.randint(len(sets), ()))]
             if self.generation == "shared":
                 clean = logits.argmax(1)
-                e = self.shared_examples(model, backdoored, chosen, x, y, clean, clean0)
+                e = self.shared_examples(model, backdoored, chosen, x, y, clean, clean0[rows])
             else:
                 e = adversarial(model, chosen, x, y, self.steps)
             perturbed = chosen.apply(x, e)
@@ -87,14 +94,11 @@ class SAU(Defense):
                 return F.cross_entropy(model(perturbed), y)
             with torch.no_grad():
                 bad = backdoored(perturbed).argmax(1)
-            unlearned = shared_risk(model(perturbed), bad, (bad != y) & (bad != clean0))
-            return self.lambda_1 * F.cross_entropy(logits, y) + self.lambda_2 * unlearned
+            l_cl = F.cross_entropy(logits, y)
+            l_sar = shared_risk(model(perturbed), bad, (bad != y) & (bad != clean0[rows]))
+            return self.lambda_1 * l_cl + self.lambda_2 * l_sar
 
-        # The backdoored model never changes and images are not augmented, so its clean predictions
-        # are computed once for the whole run and travel beside the labels.
-        clean0 = torch.cat([_predict(backdoored, data, rows) for rows in _parts(data)])
-        paired = replace(data, y=torch.stack((data.y, clean0), 1))
-        yield from fit(model, paired, self.recipe, loss=loss, additive=True)
+        yield from fit(model, data, self.recipe, loss=loss)
 
     def perturbation_sets(self) -> list[PerturbationSet]:
         """The sets that the inner maximisation draws from."""
@@ -118,42 +122,54 @@ class SAU(Defense):
     ) -> Tensor:
         """Inner maximisation (equation 13): one perturbation for each image, detached.
 
-        clean, clean0: predictions of the current and the backdoored model on x, int64 (B,).
-        An image whose example is shared has no gradient left, so only the others are computed.
+        Args:
+            model, backdoored: f and f0, both in evaluation mode.
+            within: the set of perturbations.
+            x, y: images, float (B, C, H, W) in [0, 1], and labels, int64 (B,).
+            clean, clean0: predictions of f and f0 on x, int64 (B,).
         """
         e = within.initial(x)
+        # An image whose example is shared has no gradient left, so only the others are computed.
         active = torch.arange(len(x), device=x.device)
         for _ in range(self.steps):
             part = e[active].requires_grad_()
             perturbed = within.apply(x[active], part)
-            logits, logits0 = model(perturbed), backdoored(perturbed)
-            value, shared = self.inner_loss(
-                logits, logits0, y[active], clean[active], clean0[active]
+            objective, shared = self.inner_objective(
+                model(perturbed), backdoored(perturbed), y[active], clean[active], clean0[active]
             )
-            (gradient,) = torch.autograd.grad(-value, part)
+            (gradient,) = torch.autograd.grad(objective, part)
             e[active] = within.ascend(part.detach(), gradient)
             active = active[~shared]
             if not len(active):
                 break
         return e
 
-    def inner_loss(
+    def inner_objective(
         self, logits: Tensor, logits0: Tensor, y: Tensor, clean: Tensor, clean0: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the inner maximisation minimises, summed over images, and which images are shared.
+        """lambda_3 L_adv + lambda_4 L_share, summed over images, and which images are shared.
 
-        L_adv (equation 10) is taken from the model that is not fooled yet, the Jensen-Shannon term
-        (equation 11) from images that are not shared yet; "fooled" is measured against a model's
-        own clean prediction (authors' code). logits: (B, K). Returns a scalar and bool (B,).
+        L_adv (equation 10) is the mean of the two models' cross-entropies, L_share (equation 11)
+        the negative Jensen-Shannon divergence of their predictions. As in the authors' code, a
+        model contributes to L_adv only while it predicts on x' what it predicts on x, and an image
+        to L_share only until its example is shared: both models changed to the same class.
+
+        Args:
+            logits, logits0: of f and f0 on x', (B, K).
+            y: labels, int64 (B,).
+            clean, clean0: predictions of f and f0 on x, int64 (B,).
+
+        Returns:
+            A scalar to maximise, and bool (B,).
         """
-        found, found0 = logits.argmax(1), logits0.argmax(1)
-        fooled, fooled0 = found != clean, found0 != clean0
-        shared = fooled & fooled0 & (found == found0)
-        adv = F.cross_entropy(logits, y, reduction="none") * ~fooled
-        adv0 = F.cross_entropy(logits0, y, reduction="none") * ~fooled0
-        divergence = jensen_shannon(logits.softmax(1), logits0.softmax(1)) * ~shared
-        value = -self.lambda_3 * (adv + adv0) / 2 + self.lambda_4 * divergence
-        return value.sum(), shared
+        adversarial, adversarial0 = logits.argmax(1), logits0.argmax(1)
+        fooled, fooled0 = adversarial != clean, adversarial0 != clean0
+        shared = fooled & fooled0 & (adversarial == adversarial0)
+        ce = F.cross_entropy(logits, y, reduction="none") * ~fooled
+        ce0 = F.cross_entropy(logits0, y, reduction="none") * ~fooled0
+        l_adv = (ce + ce0) / 2
+        l_share = -jensen_shannon(logits.softmax(1), logits0.softmax(1)) * ~shared
+        return (self.lambda_3 * l_adv + self.lambda_4 * l_share).sum(), shared
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
@@ -166,9 +182,9 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 def shared_risk(logits: Tensor, bad: Tensor, counted: Tensor) -> Tensor:
     """L_sar (equation 12): -log(1 - p_bad) where counted, summed and divided by the batch size.
 
-    Two forms of the same term are averaged and clamped as in the authors' code, so that each is
-    finite and its gradient ends once p_bad < 0.001. logits: (B, K); bad: int64 (B,); counted: bool
-    (B,). Returns a scalar.
+    Two forms of the same term are averaged and clamped as in the authors' code, so that both are
+    finite and their gradients end once p_bad < 0.001. logits: (B, K); bad: int64 (B,); counted:
+    bool (B,). Returns a scalar.
     """
     p = logits.softmax(1)
     q = p.gather(1, bad[:, None])[:, 0]
@@ -178,10 +194,8 @@ def shared_risk(logits: Tensor, bad: Tensor, counted: Tensor) -> Tensor:
     return ((first + second) / 2 * counted).sum() / len(logits)
 
 
-def _parts(data: Images) -> tuple[Tensor, ...]:
-    return torch.arange(len(data), device=data.y.device).split(1000)
-
-
 @torch.no_grad()
-def _predict(model: nn.Module, data: Images, rows: Tensor) -> Tensor:
-    return model(data.floats(rows)).argmax(1)
+def predicted_classes(model: nn.Module, data: Images) -> Tensor:
+    """Classes that the model predicts, int64 (N,)."""
+    parts = torch.arange(len(data), device=data.y.device).split(1000)
+    return torch.cat([model(data.floats(rows)).argmax(1) for rows in parts])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmark.data import Images
-from benchmark.train import images, shuffled
+from benchmark.train import batch, shuffled
 from defenses.base import Defense
 from models.classifier import Classifier
 
@@ -24,5 +24,5 @@ class BNReset(Defense):
         for _ in range(self.passes):
             for rows in shuffled(len(data), 128, data.y.device):
                 with torch.no_grad():
-                    model.train()(images(data, rows, augmented=True))
+                    model.train()(batch(data, rows, augmented=True).x)
             yield model

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import torch
 
+from attacks.asset import make_asset
 from attacks.badnets import BadNets
+from attacks.base import poison_test
 from benchmark.data import draw_clean
 from benchmark.datasets.digits import Digits
-from benchmark.metrics import poison_test, score
+from benchmark.metrics import score
 from benchmark.train import Recipe
 from defenses.ft import FT
 from models.small_cnn import SmallCNN
@@ -16,14 +18,11 @@ torch.manual_seed(0)
 digits, attack = Digits(), BadNets()
 task = digits(Path())
 model = SmallCNN()(digits)
+recipe = Recipe(epochs=8, lr=0.05, batch_size=64)
+
 rows = attack.draw(task.train.y, seed=0)
-training = attack(model, task.train, rows, Recipe(epochs=8, lr=0.05, batch_size=64))
-while True:  # an attack yields the model after each epoch and returns its trigger
-    try:
-        next(training)
-    except StopIteration as finished:
-        trigger = finished.value
-        break
+asset = make_asset(attack, model, task.train, recipe)  # empty for BadNets, a pattern for LF
+trigger = attack(model, task.train, rows, recipe, asset)
 poisoned = poison_test(task.test, attack, trigger, model.num_classes)
 print("undefended:", score(model, task.test, poisoned))
 

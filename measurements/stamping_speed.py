@@ -2,7 +2,7 @@
 
 `python measurements/stamping_speed.py` prints one line for each attack: `attacks.base.poison` on
 every image of a training set of CIFAR-10's size (random pixels; the arithmetic does not depend on
-them), 8-bit conversion and relabelling included. LF is given a pattern, as by its asset job.
+them), 8-bit conversion and relabelling included. LF adds a random pattern.
 """
 
 from __future__ import annotations
@@ -38,16 +38,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.manual_seed(0)
-    pixels = torch.randint(256, (given.images, 3, given.size, given.size), dtype=torch.uint8)
-    data = Images(pixels, torch.randint(10, (given.images,)))
-    pattern = {"pattern": 0.2 * torch.rand(1, 3, given.size, given.size)}
+    pixels = torch.randint(
+        256, (arguments.images, 3, arguments.size, arguments.size), dtype=torch.uint8
+    )
+    data = Images(pixels, torch.randint(10, (arguments.images,)))
+    pattern = {"pattern": 0.2 * torch.rand(1, 3, arguments.size, arguments.size)}
     attacks: list[tuple[Attack, Trigger]] = [(a, a.trigger) for a in (BadNets(), Blended(), SIG())]
     attacks.append((LF(), LF().trigger(pattern)))
-    print(f"{given.images} images, {given.size} pixels wide, {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    print(f"{arguments.images} images, {arguments.size} pixels wide, {threads} threads")
     for attack, trigger in attacks:
-        print(f"{attack.name:8} {measure(attack, trigger, data, given.repeats):10,.0f} images/s")
+        print(
+            f"{attack.name:8} {measure(attack, trigger, data, arguments.repeats):10,.0f} images/s"
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmark.datasets.cifar10 import Cifar10
 from benchmark.plugin import build
-from benchmark.train import Recipe, cross_entropy, precision
+from benchmark.train import Batch, Recipe, cross_entropy, precision
 from models.classifier import Architecture
 
 
@@ -27,12 +27,13 @@ def measure(
     device = next(model.parameters()).device
     x = torch.rand(128, 3, 32, 32, device=device).to(memory_format=layout)
     y = torch.randint(10, (128,), device=device)
-    optimizer = Recipe().optimize(list(model.parameters()))
+    rows = torch.arange(128, device=device)
+    optimizer = Recipe().make_optimizer(list(model.parameters()))
 
     def step() -> None:
         optimizer.zero_grad()
         with precision(kind, device):
-            loss = cross_entropy(model, x, y)
+            loss = cross_entropy(model, Batch(x, y, rows))
         loss.backward()
         optimizer.step()
         loss.item()

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-from attacks.ssba import SSBA
-from attacks.steganography import Decoder, bits_read
+from attacks.ssba import SSBA, Decoder, bits_read
 from benchmark.cache.store import Store
 from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
@@ -29,10 +28,10 @@ def norms(job: AttackJob, store: Store, data: Path) -> list[float]:
     test = job.dataset(data).test
     wanted = job.attack.relabel(test.y, job.dataset.num_classes)
     rows = (wanted != test.y).nonzero()[:, 0]
-    found = store.tensors(key(job))["test.x"]
-    change = (found.float() - test.x[rows].float()).flatten(1) / 255
-    each = [change.norm(p=order, dim=1).mean().item() for order in (1, 2, torch.inf)]
-    return [*each, change.square().mean().item()]
+    triggered = store.tensors(key(job))["test.x"]
+    change = (triggered.float() - test.x[rows].float()).flatten(1) / 255
+    means = [change.norm(p=order, dim=1).mean().item() for order in (1, 2, torch.inf)]
+    return [*means, change.square().mean().item()]
 
 
 @torch.no_grad()
@@ -40,12 +39,12 @@ def bits(job: AttackJob, store: Store) -> float:
     """The share of the secret's bits that SSBA's decoder reads from triggered test images."""
     assert job.asset is not None
     asset = store.tensors(key(job.asset))
-    found = store.tensors(key(job))["test.x"]
-    decoder = Decoder(found.shape[-1])
+    triggered = store.tensors(key(job))["test.x"]
+    decoder = Decoder(triggered.shape[-1])
     weights = {name: asset[f"decoder.{name}"] for name in decoder.state_dict()}
     decoder.load_state_dict(weights)
-    logits = torch.cat([decoder(part.float() / 255) for part in found.split(500)])
-    return bits_read(logits, asset["secret"].expand(len(found), -1)).item()
+    logits = torch.cat([decoder(part.float() / 255) for part in triggered.split(500)])
+    return bits_read(logits, asset["secret"].expand(len(triggered), -1)).item()
 
 
 def main() -> None:
@@ -53,12 +52,12 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("results/cache"))
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SAU_BENCH_DATA", "data")))
-    given = parser.parse_args()
-    grid, store = make_grid(read(given.config)), Store(given.cache)
+    arguments = parser.parse_args()
+    grid, store = make_grid(read(arguments.config)), Store(arguments.cache)
     print(f"{'attack':16} {'L1':>8} {'L2':>7} {'L-inf':>7} {'MSE':>8}")
     for job in grid.victims:
         if key(job) in store:
-            one, two, most, mse = norms(job, store, given.data)
+            one, two, most, mse = norms(job, store, arguments.data)
             print(f"{grid.labels[job.attack]:16} {one:8.1f} {two:7.2f} {most:7.3f} {mse:8.4f}")
             if isinstance(job.attack, SSBA):
                 print(f"{'':16} bits read {bits(job, store):.4f}")

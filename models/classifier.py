@@ -1,4 +1,4 @@
-"""What every attack and defense is handed: a classifier of images in [0, 1]."""
+"""What every attack trains and every defense is handed: a classifier of images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class Classifier(nn.Module):
         head: name of the final linear layer inside the body.
         stages: names of the body's submodules after which features are commonly read, in order.
         mean, std: per channel, of pixels in [0, 1].
+        classifier: name of the submodule that maps features (B, D) to logits and begins with a
+            linear layer, where there are several behind the convolutions (VGG19); default the head.
+
+    Raises:
+        ValueError: the head is not a linear layer, or the classifier does not begin with one.
     """
 
     mean: Tensor
@@ -36,11 +41,16 @@ class Classifier(nn.Module):
         stages: Sequence[str],
         mean: Sequence[float],
         std: Sequence[float],
+        classifier: str | None = None,
     ) -> None:
         super().__init__()
         self.body = body
         self.head_name = head
+        self.classifier_name = classifier or head
         self.stages = tuple(stages)
+        for name in (self.head_name, self.classifier_name):
+            if not isinstance(_first(body.get_submodule(name)), nn.Linear):
+                raise ValueError(f"{name!r} begins with no linear layer")
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
@@ -49,6 +59,18 @@ class Classifier(nn.Module):
         head = self.body.get_submodule(self.head_name)
         assert isinstance(head, nn.Linear)
         return head
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The layers from features (B, D) to logits: the head, unless constructed otherwise."""
+        return self.body.get_submodule(self.classifier_name)
+
+    @property
+    def first_linear(self) -> nn.Linear:
+        """The first layer of the classifier, whose inputs are the features that FP prunes."""
+        first = _first(self.classifier)
+        assert isinstance(first, nn.Linear)
+        return first
 
     @property
     def num_classes(self) -> int:
@@ -65,34 +87,39 @@ class Classifier(nn.Module):
         Args:
             x: images in [0, 1], float (B, C, H, W).
             names: names of submodules, for instance from `stages`; "penultimate" is the input of
-                the head, (B, D). "logits", (B, K), is always in the result.
+                the head, "flat" that of the classifier, both (B, D). "logits", (B, K), is always
+                in the result.
 
         Raises:
-            AttributeError: the body has no submodule of a given name.
+            AttributeError: the body has no submodule of that name.
         """
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
+        inputs = {"penultimate": self.head, "flat": self.classifier}
 
-        def keep(name: str) -> None:
-            if name == "penultimate":
-                hook = self.head.register_forward_pre_hook(
-                    lambda _, args: found.__setitem__(name, args[0])
+        def record(name: str) -> torch.utils.hooks.RemovableHandle:
+            if name in inputs:
+                return inputs[name].register_forward_pre_hook(
+                    lambda _, args: outputs.__setitem__(name, args[0])
                 )
-            else:
-                hook = self.body.get_submodule(name).register_forward_hook(
-                    lambda _, __, out: found.__setitem__(name, out)
-                )
-            hooks.append(hook)
+            return self.body.get_submodule(name).register_forward_hook(
+                lambda _, __, out: outputs.__setitem__(name, out)
+            )
 
         hooks: list[torch.utils.hooks.RemovableHandle] = []
         try:
             for name in names:
                 if name != "logits":
-                    keep(name)
-            found["logits"] = self(x)
+                    hooks.append(record(name))
+            outputs["logits"] = self(x)
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return outputs
+
+
+def _first(module: nn.Module) -> nn.Module:
+    """The module itself, or the first layer of a sequence."""
+    return _first(module[0]) if isinstance(module, nn.Sequential) else module
 
 
 @dataclass(frozen=True, kw_only=True)

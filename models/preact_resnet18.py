@@ -15,13 +15,13 @@ from models.classifier import Architecture, Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class PreActResNet18(Architecture):
-    """The field's variant for small images (protocol.md, section 4).
+    """The variant for small images behind the published cells (docs/protocol.md, "architectures").
 
-    Note: unlike the textbook network there is no batch norm and ReLU before the pooling, so
+    Note: unlike the network of the paper there is no batch norm and ReLU before the pooling, so
     the features are not rectified; published cells depend on it.
 
-    width: channels of the first stage; 64 is the paper's network (11.17 M parameters), 16 a narrow
-    one for small machines (0.70 M).
+    width: channels of the first stage; 64 gives the network of the published cells (11.17 M
+    parameters), 16 a narrow one for small machines (0.70 M).
     """
 
     name: ClassVar[str] = "PreAct-ResNet18"

@@ -14,7 +14,7 @@ from models.classifier import Architecture, Classifier
 class Timm(Architecture):
     """A timm model, randomly initialised, at the dataset's image size.
 
-    model: timm's name. Models of fixed input size (vision transformers) are built for the
+    model: name in timm. Models of fixed input size (vision transformers) are built for the
     dataset's images.
     """
 
@@ -47,7 +47,7 @@ class Timm(Architecture):
         body = timm.create_model(
             self.model, num_classes=dataset.num_classes, in_chans=channels, **size
         )
-        traits: Any = body  # timm's own attributes are untyped
+        traits: Any = body  # the attributes that timm adds are untyped
         stages = [info["module"] for info in getattr(traits, "feature_info", [])]
         return Classifier(
             body,

@@ -1,4 +1,4 @@
-"""Draws `blended.png`, the project's own picture for the Blended attack.
+"""Draws `blended.png`, the picture of the Blended attack.
 
 Bright, with hard dark outlines: at 32 x 32 it comes near the mean (207, 190, 198) and the standard
 deviation (69) of the picture in the published experiments. `python attacks/pictures/draw.py`.

@@ -2,64 +2,64 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from attacks.base import Attack, Training, Trigger
+from attacks.asset import make_asset
+from attacks.base import Attack, Trigger
 from benchmark.checkpoint import checkpoints
 from benchmark.contract.rules import World, make_world, require, same_weights
 from benchmark.train import Recipe
 
+T = TypeVar("T")
+RECIPE = Recipe(epochs=2, batch_size=32)
 
-def _start_attack(attack: Attack, recipe: Recipe) -> tuple[Training, World]:
+
+def _asset(attack: Attack) -> dict[str, Tensor]:
     world = make_world()
+    return make_asset(attack, world.model, world.train, RECIPE)
+
+
+def _attack(attack: Attack, asset: Mapping[str, Tensor]) -> tuple[Trigger, World]:
+    world = make_world()
+    x, y = world.train.x.clone(), world.train.y.clone()
     rows = attack.draw(world.train.y, seed=0)
-    return attack(world.model, world.train, rows, recipe), world
-
-
-def _run_attack(attack: Attack, recipe: Recipe) -> tuple[Trigger, World]:
-    training, world = _start_attack(attack, recipe)
-    before = world.train.x.clone(), world.train.y.clone()
-    models = 0
-    while True:
-        try:
-            require(isinstance(next(training), nn.Module), "an attack yields the model")
-        except StopIteration as stop:
-            trigger = stop.value
-            break
-        models += 1
-    require(models > 0, "an attack yields the model", "after each epoch")
-    require(callable(trigger), "an attack returns its trigger", repr(trigger))
-    same = torch.equal(before[0], world.train.x) and torch.equal(before[1], world.train.y)
+    trigger = attack(world.model, world.train, rows, RECIPE, asset)
+    detail = repr(trigger)
+    if inspect.isgenerator(trigger):
+        detail = "it returned a generator; train in place without `yield`, then return the trigger"
+    require(callable(trigger), "an attack returns its trigger", detail)
+    same = torch.equal(x, world.train.x) and torch.equal(y, world.train.y)
     require(same, "an attack leaves its data untouched")
-    return cast(Trigger, trigger), world
+    return trigger, world
 
 
-def _resume_attack(attack: Attack, recipe: Recipe) -> tuple[Trigger, World]:
-    """As `_run_attack`, but interrupted in its second epoch and started again."""
+def _interrupted(run: Callable[[], T]) -> tuple[T, bool]:
+    """What `run` returns if it is interrupted after its first epoch and started again.
+
+    Also whether there was a checkpoint to interrupt it at.
+    """
 
     class Interrupted(Exception):
         pass
 
+    def interrupt() -> None:
+        raise Interrupted
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.pt"
-        training, _ = _start_attack(attack, recipe)
-        with suppress(Interrupted), checkpoints(file, every=0):
-            next(training)
-            next(training, None)
-            raise Interrupted
-        training, world = _start_attack(attack, recipe)
+        with suppress(Interrupted), checkpoints(file, every=0, after_save=interrupt):
+            run()
+        saved = file.exists()
         with checkpoints(file, every=0):
-            while True:
-                try:
-                    next(training)
-                except StopIteration as stop:
-                    return cast(Trigger, stop.value), world
+            return run(), saved
 
 
 @torch.no_grad()
@@ -67,15 +67,22 @@ def check_attack(attack: Attack) -> None:
     y = torch.arange(10)
     wanted = attack.relabel(y, 10)
     require(wanted.shape == y.shape and bool((wanted < 10).all()), "labels are classes")
-    recipe = Recipe(epochs=2, batch_size=32)
+    arguments = ["model", "train", "rows", "recipe", "asset"]
+    parameters = list(inspect.signature(attack.__call__).parameters)
+    detail = f"its parameters are {', '.join(parameters)}"
+    require(parameters == arguments, "an attack takes model, train, rows, recipe, asset", detail)
     with torch.enable_grad():
-        trigger, world = _run_attack(attack, recipe)
-        again, twin = _run_attack(attack, recipe)
-        later, resumed = _resume_attack(attack, recipe)
+        asset = _asset(attack)
+        remade, _ = _interrupted(lambda: _asset(attack))
+        trigger, world = _attack(attack, asset)
+        again, twin = _attack(attack, asset)
+        (later, resumed), saved = _interrupted(lambda: _attack(attack, asset))
+    equal = asset.keys() == remade.keys() and all(torch.equal(asset[n], remade[n]) for n in asset)
+    require(equal, "an asset is repeatable, interrupted or not")
     x = world.test.floats()
-    kept = x.clone()
+    copy = x.clone()
     triggered = trigger(x)
-    require(torch.equal(x, kept), "a trigger leaves its input untouched")
+    require(torch.equal(x, copy), "a trigger leaves its input untouched")
     require(triggered.shape == x.shape and triggered.dtype == x.dtype, "a trigger keeps the shape")
     inside = bool((triggered >= -1e-6).all() and (triggered <= 1 + 1e-6).all())
     require(inside, "a trigger stays in [0, 1]", f"[{triggered.min():.3f}, {triggered.max():.3f}]")
@@ -85,8 +92,26 @@ def check_attack(attack: Attack) -> None:
     gap = (triggered - alone).abs()
     # A trigger that rounds to 8 bits may round the last bits of a sum either way, in a few pixels.
     close = gap.max() < 1.01 / 255 and gap.mean() < 1e-4
-    require(bool(close), "a trigger treats each image on its own")
+    require(bool(close), "a trigger does not depend on the other images of a batch")
     repeated = same_weights(world.model, twin.model) and torch.equal(triggered, again(x))
     require(repeated, "an attack is repeatable")
+    require(saved, "an attack saves checkpoints", "train with benchmark.train")
     same = same_weights(world.model, resumed.model) and torch.equal(triggered, later(x))
-    require(same, "an interrupted attack goes on where it was saved")
+    require(same, "an interrupted attack is resumed from its checkpoint")
+    _check_poisoned_set(attack, trigger, world)
+
+
+def _check_poisoned_set(attack: Attack, trigger: Trigger, world: World) -> None:
+    x, y = world.train.x.clone(), world.train.y.clone()
+    rows = attack.draw(world.train.y, seed=0)
+    sets = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        sets.append(attack.poisoned_set(world.train, rows, trigger, 10, RECIPE.batch_size))
+    first, second = sets
+    complete = first.x.shape == x.shape and first.y.shape == y.shape and first.x.dtype == x.dtype
+    require(complete, "a poisoned training set has all images", str(tuple(first.x.shape)))
+    untouched = torch.equal(x, world.train.x) and torch.equal(y, world.train.y)
+    require(untouched, "a poisoned training set is a copy")
+    repeated = torch.equal(first.x, second.x) and torch.equal(first.y, second.y)
+    require(repeated, "a poisoned training set is repeatable")

@@ -16,8 +16,8 @@ def check_dataset(dataset: Dataset) -> None:
     try:
         task = dataset(Path("no-such-folder"))
     except InputError as error:
-        told = f"fetch {plugin_name(dataset)}" in str(error)
-        require(told, "a missing dataset names the command that makes it", str(error))
+        named = f"fetch {plugin_name(dataset)}" in str(error)
+        require(named, "a missing dataset names the command that makes it", str(error))
         return
     for split in (task.train, task.test):
         good = split.x.dtype == torch.uint8 and split.x.shape == (len(split), *dataset.shape)

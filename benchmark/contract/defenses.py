@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.contract.rules import BrokenRule, World, make_world, require
-from benchmark.train import Recipe, fit
+from benchmark.train import Recipe, train_model
 from defenses.base import Defense, NotApplicable
 
 
 def _run_defense(defense: Defense) -> tuple[list[Tensor], World]:
     world = make_world()
-    for _ in fit(world.model, world.train, Recipe(epochs=2, batch_size=32, lr=0.05)):
-        pass
+    train_model(world.model, world.train, Recipe(epochs=2, batch_size=32, lr=0.05))
     torch.manual_seed(0)
     before = world.train.x.clone(), world.train.y.clone()
     outputs = []

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 
-from benchmark.contract.rules import require, same_weights
-from benchmark.datasets.digits import Digits
+from benchmark.contract.rules import make_digits, require, same_weights
 from models.classifier import Architecture
 
 
 def check_model(architecture: Architecture) -> None:
-    digits = Digits()
+    digits = make_digits()
     torch.manual_seed(0)
     model = architecture(digits).eval()
     torch.manual_seed(0)
@@ -22,8 +21,10 @@ def check_model(architecture: Architecture) -> None:
     logits = model(x)
     require(logits.shape == (4, digits.num_classes), "a model gives one logit for each class")
     require(torch.equal(model.mean.flatten(), torch.tensor(digits.mean)), "a model normalises")
-    found = model.features(x, *model.stages, "penultimate")
-    require(torch.equal(found["logits"], logits), "features and logits come from one pass")
-    rebuilt = model.head(found["penultimate"]).float()
+    outputs = model.features(x, *model.stages, "penultimate", "flat")
+    require(torch.equal(outputs["logits"], logits), "features and logits come from one pass")
+    rebuilt = model.head(outputs["penultimate"]).float()
     require(torch.allclose(rebuilt, logits, atol=1e-5), "the head is the last layer")
+    rebuilt = model.classifier(outputs["flat"]).float()
+    require(torch.allclose(rebuilt, logits, atol=1e-5), "the classifier gives the logits")
     require(same_weights(model, copy.deepcopy(model)), "a model can be copied")

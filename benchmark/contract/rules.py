@@ -1,17 +1,17 @@
-"""What the checks of all kinds share: how a rule is broken, and what plugins run on."""
+"""Shared by the checks of all kinds: how a rule is broken, and the data that plugins run on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
 
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from models.classifier import Classifier
-from models.small_cnn import SmallCNN
+from benchmark.data import Dataset, Images
+from benchmark.plugin import build
+from models.classifier import Architecture, Classifier
 
 
 class BrokenRule(AssertionError):
@@ -38,10 +38,15 @@ class World:
 
 def make_world() -> World:
     torch.manual_seed(0)
-    digits = Digits()
+    digits = make_digits()
     task = digits(Path())
-    train = task.train[torch.arange(len(task.train)) < 96]
-    return World(train, task.test[torch.arange(len(task.test)) < 16], SmallCNN(width=8)(digits))
+    architecture = cast(Architecture, build("models", "small_cnn:8"))
+    train, test = task.train[torch.arange(96)], task.test[torch.arange(16)]
+    return World(train, test, architecture(digits))
+
+
+def make_digits() -> Dataset:
+    return cast(Dataset, build("datasets", "digits"))
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:

@@ -66,7 +66,7 @@ class AssetJob(Job):
             "dataset": self.dataset.canonical(),
             "asset": self.asset.canonical(),
             "seed": self.seed,
-            **({} if self.asset.model == "unused" else used),
+            **({} if self.asset.model_state == "unused" else used),
         }
 
     @property
@@ -75,16 +75,16 @@ class AssetJob(Job):
 
     @property
     def plugins(self) -> dict[str, Any]:
-        used = {} if self.asset.model == "unused" else {"architecture": self.architecture}
+        used = {} if self.asset.model_state == "unused" else {"architecture": self.architecture}
         return {"dataset": self.dataset, "asset": self.asset, **used}
 
     @property
     def clean_model(self) -> AssetJob | None:
         """The job that trains the model which the asset is made from."""
-        return replace(self, asset=CleanModel()) if self.asset.model == "clean" else None
+        return replace(self, asset=CleanModel()) if self.asset.model_state == "clean" else None
 
     def __str__(self) -> str:
-        where = "" if self.asset.model == "unused" else f" / {self.architecture.label}"
+        where = "" if self.asset.model_state == "unused" else f" / {self.architecture.label}"
         return f"{self.dataset.label}{where} / {type(self.asset).__name__} / {self.seed}"
 
 

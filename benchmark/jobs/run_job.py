@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from benchmark.data import Dataset, Images, Task, draw_clean
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from benchmark.jobs.journal import journal
 from benchmark.metrics import Poisoned, predict, score, share
+from benchmark.notes import note
 from benchmark.rows import Row
 from defenses.base import NotApplicable
 from models.classifier import Classifier
@@ -110,7 +111,7 @@ def _make_asset(job: AssetJob, task: Task, store: Store, draft: Draft) -> list[R
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
     _seed(job.seed)
     clock = Clock(device)
-    with checkpoints(store.checkpoint(job.key), CHECKPOINT_EVERY, checkpointed=(clock,)), clock:
+    with _training(job, store, clock):
         tensors = job.asset(model, task.train, job.recipe)
     draft.write_tensors("tensors.safetensors", tensors)
     if not isinstance(job.asset, CleanModel):
@@ -126,7 +127,7 @@ def _attack(job: AttackJob, task: Task, store: Store, draft: Draft) -> list[Row]
     model = _make(job, device)
     asset = store.tensors(job.asset.key, str(device)) if job.asset else {}
     clock = Clock(device)
-    with checkpoints(store.checkpoint(job.key), CHECKPOINT_EVERY, checkpointed=(clock,)), clock:
+    with _training(job, store, clock):
         trigger = attack(model, train, rows, job.recipe, asset)
     poisoned = poison_test(task.test, attack, trigger, model.num_classes)
     # Again: what is drawn for the exported set must not depend on how the training was resumed.
@@ -136,7 +137,7 @@ def _attack(job: AttackJob, task: Task, store: Store, draft: Draft) -> list[Row]
     draft.write_tensors(
         "tensors.safetensors",
         {f"model.{name}": value for name, value in model.state_dict().items()}
-        | {"test.x": poisoned.triggered.x, "test.y": poisoned.triggered.y}
+        | {"test.x": poisoned.data.x, "test.y": poisoned.data.y}
         | {"test.wanted": poisoned.wanted, "test.part": poisoned.part}
         | {"train.rows": changed, "train.x": stamped.x[changed], "train.y": stamped.y[changed]},
     )
@@ -157,6 +158,7 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
         rows = draw_clean(len(task.train), job.clean_ratio, job.victim.seed)
         data = task.train[rows].to(device)
         common["own_acc_before"] = share(predict(model, data) == data.y)
+        model.train()  # as every defense gets it
     else:
         data = _poisoned_training_set(task.train.to(device), tensors)
     clock = Clock(device)
@@ -178,8 +180,8 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
                 scored.append(measure(*pending))
                 pending = None
     except NotApplicable as reason:
-        status = {"step": 0, "status": "not applicable", "note": str(reason)}
-        return [common | status | clock.reading()]
+        note("%s", reason)
+        return [common | {"step": 0, "status": "not applicable"} | clock.reading()]
     if pending is not None:
         scored.append(measure(*pending))
     if not scored:
@@ -191,6 +193,13 @@ def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:
     x, y = train.x.clone(), train.y.clone()
     x[tensors["train.rows"]], y[tensors["train.rows"]] = tensors["train.x"], tensors["train.y"]
     return Images(x, y, train.flips)
+
+
+@contextmanager
+def _training(job: Job, store: Store, clock: Clock) -> Iterator[None]:
+    """Inside the block the clock runs, and trainings are saved and resumed."""
+    with checkpoints(store.checkpoint(job.key), CHECKPOINT_EVERY, (clock,)), clock.running():
+        yield
 
 
 @lru_cache(maxsize=1)

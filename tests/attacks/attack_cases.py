@@ -1,8 +1,5 @@
 """What the tests of several attacks use."""
 
-from collections.abc import Generator
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -24,17 +21,6 @@ RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05)
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def finish(training: Generator[Any, None, Any]) -> tuple[int, Any]:
-    """How many times it yielded, and what it returned."""
-    steps = 0
-    while True:
-        try:
-            next(training)
-        except StopIteration as stop:
-            return steps, stop.value
-        steps += 1
 
 
 def constant(value: int, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""BadNets' patch, against the numbers of its method card."""
+"""BadNets' patch, against the pixels of the published victims (BackdoorBench)."""
 
 import torch
 from attack_cases import constant
@@ -35,7 +35,7 @@ def test_badnets_patch_at_64_pixels_has_a_soft_rim() -> None:
     assert (stamped == 100).sum() == 3 * (64 * 64 - 49)
 
 
-def test_badnets_crisp_patch_at_64_pixels() -> None:
-    stamped = to_uint8(BadNets(crisp=True).trigger(constant(100, 64)))[0]
+def test_badnets_patch_at_64_pixels_is_scaled_to_whole_pixels_if_not_as_published() -> None:
+    stamped = to_uint8(BadNets(as_published=False).trigger(constant(100, 64)))[0]
     assert (stamped[:, 58:, 58:] == 255).all()
     assert (stamped == 100).sum() == 3 * (64 * 64 - 36)

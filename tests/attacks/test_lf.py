@@ -1,19 +1,20 @@
-"""LF's search and filter, against the numbers of its method card."""
+"""LF's search and filter, against the published kernel (arXiv 2104.03413 and its code)."""
 
 import logging
 
 import pytest
 import torch
-from attack_cases import RECIPE, Linear, constant, finish
+from attack_cases import RECIPE, Linear, constant
 from torch import Tensor
 
-from attacks.lf import LF
-from attacks.universal_pattern import UniversalPattern, rescale, smooth, targeted_deepfool
+from attacks.asset import make_asset
+from attacks.badnets import BadNets
+from attacks.lf import LF, UniversalPattern, rescale, smooth, targeted_deepfool
 from benchmark.data import Images, to_uint8
 from models.classifier import Classifier
 
 
-def test_lf_smooths_with_the_kernel_of_the_card() -> None:
+def test_lf_smooths_with_the_published_kernel() -> None:
     impulse = torch.zeros(1, 3, 32, 32)
     impulse[:, :, 16, 16] = 1
     found = smooth(impulse)[0, 0]
@@ -120,13 +121,27 @@ def test_lf_asset_is_shared_by_ratios_and_not_by_targets() -> None:
     assert one.canonical() != LF(passes=7).asset.canonical()
 
 
-def test_lf_makes_the_asset_in_line_or_takes_one(model: Classifier, digits: Images) -> None:
-    attack, rows = LF(images=1, passes=1), torch.arange(6)
-    steps, _ = finish(attack(model, digits, rows, RECIPE))
-    assert steps == 2 + 1 + 2  # clean model, pattern, victim
-    given = {"pattern": torch.full((1, 3, 32, 32), 0.1)}
-    steps, trigger = finish(attack(model, digits, rows, RECIPE, asset=given))
-    assert steps == 2 and torch.allclose(trigger(constant(0, 32)), constant(0, 32) + 0.1)
+def test_lf_stamps_with_the_asset_it_is_called_with(model: Classifier, digits: Images) -> None:
+    asset = {"pattern": torch.full((1, 3, 32, 32), 0.1)}
+    trigger = LF()(model, digits, torch.arange(6), RECIPE, asset)
+    assert torch.allclose(trigger(constant(0, 32)), constant(0, 32) + 0.1)
+
+
+def test_an_asset_is_made_from_a_clean_trained_copy_of_the_model(
+    model: Classifier, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    used: list[Classifier] = []
+
+    def search(self: UniversalPattern, model: Classifier, x: Tensor, judged: Tensor) -> Tensor:
+        used.append(model)
+        return torch.zeros(1)
+
+    monkeypatch.setattr(UniversalPattern, "search", search)
+    assert make_asset(LF(), model, digits, RECIPE).keys() == {"pattern"}
+    assert not torch.equal(used[0].head.weight, before["body.linear.weight"])
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert make_asset(BadNets(), model, digits, RECIPE) == {}
 
 
 def test_lf_judges_on_images_that_the_pattern_is_not_made_from(
@@ -139,7 +154,7 @@ def test_lf_judges_on_images_that_the_pattern_is_not_made_from(
         return torch.zeros(1)
 
     monkeypatch.setattr(UniversalPattern, "search", search)
-    finish(LF(images=40).asset(model, digits, RECIPE))
+    LF(images=40).asset(model, digits, RECIPE)
     ((x, judged),) = used
     assert len(x) == 40 and len(judged) == 10
     assert not (x[:, None] == judged[None]).flatten(2).all(2).any()

@@ -1,4 +1,4 @@
-"""SIG's sinusoid, against the numbers of its method card."""
+"""SIG's sinusoid, against the formula of the paper (arXiv 1902.11237)."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from attacks.sig import SIG
 from benchmark.data import to_uint8
 
 
-def test_sig_signal_is_that_of_the_card() -> None:
+def test_sig_signal_is_that_of_the_paper() -> None:
     signal = SIG().signal(32)
     first = torch.tensor([0.0, 36.955, 28.284, -15.307, -40.0, -15.307, 28.284, 36.955])
     assert torch.allclose(signal[:8], first, atol=1e-3)

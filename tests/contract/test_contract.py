@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import nn
 from attacks.base import DataPoisoning
 from benchmark.data import Dataset, Images, Task
-from benchmark.train import fit
+from benchmark.train import fit, train_model
 from defenses.base import Defense, NotApplicable
 from models.classifier import Architecture, Classifier
 CALLS = []
@@ -41,9 +41,32 @@ class Bad(DataPoisoning):
     name = "Bad"
     def trigger(self, x):
         return 1 - x
-    def __call__(self, model, train, rows, recipe):
+    def __call__(self, model, train, rows, recipe, asset):
         {body}
 """
+
+ASSET = """
+from attacks.asset import Asset, AssetPoisoning
+@dataclass(frozen=True, kw_only=True)
+class Made(Asset):
+    model_state = "unused"
+    def __call__(self, model, train, recipe):
+        CALLS.append(1)
+        return {"value": torch.tensor(1 / (1 + len(CALLS)))}
+
+@dataclass(frozen=True, kw_only=True)
+class Bad(AssetPoisoning):
+    '''An attack.'''
+    name = "Bad"
+    @property
+    def asset(self):
+        return Made()
+    def trigger(self, asset):
+        return lambda x: x * asset["value"]
+"""
+
+POISONED_SET = """def poisoned_set(self, train, rows, trigger, num_classes, batch_size):
+        {body}"""
 
 DEFENSE = """
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +117,16 @@ BUILD = (
     "return Classifier(Net(10), head='linear', stages=['pool'], mean=dataset.mean, std=dataset.std)"
 )
 LINEAR = "return self.linear(self.pool(x).flatten(1))"
-TRAIN = "yield from fit(model, train, recipe)"
+TRAIN = "train_model(model, train, recipe)"
 STORE = "Task(Images(x, y), Images(x, y))"
 
 
 def attack(body: str, extra: str = "") -> str:
     return ATTACK.format(body=body, extra=extra)
+
+
+def poisoned_set(body: str) -> str:
+    return attack("return 1 - x", POISONED_SET.format(body=body))
 
 
 def defense(body: str, extra: str = "") -> str:
@@ -135,8 +162,25 @@ BAD = {
         "attacks",
         "from attacks.badnets import BadNets\n" + attack("return 1 - x"),
     ),
-    "an attack yields the model": ("attacks", TRAINING.format(body="yield 3; return self.trigger")),
-    "an attack returns its trigger": ("attacks", TRAINING.format(body=TRAIN)),
+    "an attack takes model, train, rows, recipe, asset": (
+        "attacks",
+        TRAINING.format(body=f"{TRAIN}; return self.trigger").replace(", asset)", ")"),
+    ),
+    "an attack returns its trigger": (
+        "attacks",
+        TRAINING.format(body="yield from fit(model, train, recipe); return self.trigger"),
+    ),
+    "an attack saves checkpoints": ("attacks", TRAINING.format(body="return self.trigger")),
+    "an asset is repeatable, interrupted or not": ("attacks", ASSET),
+    "a poisoned training set has all images": ("attacks", poisoned_set("return train[rows]")),
+    "a poisoned training set is a copy": (
+        "attacks",
+        poisoned_set("train.y[rows] = 0; return train"),
+    ),
+    "a poisoned training set is repeatable": (
+        "attacks",
+        poisoned_set("CALLS.append(1); return Images(train.x // len(CALLS), train.y)"),
+    ),
     "an attack leaves its data untouched": (
         "attacks",
         TRAINING.format(body=f"train.x[rows] = 0; {TRAIN}; return self.trigger"),
@@ -146,7 +190,7 @@ BAD = {
     "a trigger stays in [0, 1]": ("attacks", attack("return x + 0.5")),
     "a trigger is deterministic": ("attacks", attack("return torch.rand_like(x)")),
     "a trigger changes images": ("attacks", attack("return x")),
-    "a trigger treats each image on its own": (
+    "a trigger does not depend on the other images of a batch": (
         "attacks",
         attack("return (x + x.mean(0, keepdim=True)) / 2"),
     ),
@@ -156,13 +200,12 @@ BAD = {
             body=f"{TRAIN}; CALLS.append(1); c = len(CALLS); return lambda x: x / (c + 1)"
         ),
     ),
-    "an interrupted attack goes on where it was saved": (
+    "an interrupted attack is resumed from its checkpoint": (
         "attacks",
         TRAINING.format(
             body="""epochs = []
-        for trained in fit(model, train, recipe):
+        for _ in fit(model, train, recipe):
             epochs.append(1)
-            yield trained
         return lambda x: x / (1 + len(epochs))"""
         ),
     ),
@@ -217,6 +260,13 @@ BAD = {
             "x = self.pool(x).flatten(1); return self.linear(x) + self.spare(x)",
         ),
     ),
+    "the classifier gives the logits": (
+        "models",
+        model(
+            BUILD.replace("stages=", "classifier='spare', stages="),
+            "x = self.pool(x).flatten(1); self.spare(x); return self.linear(x)",
+        ),
+    ),
     "a model can be copied": ("models", LOOSE + model(BUILD.replace("Classifier", "Loose"))),
     "a missing dataset names the command that makes it": (
         "datasets",
@@ -255,6 +305,13 @@ def test_a_bad_plugin_is_rejected(rule, tmp_path):
     with pytest.raises(contract.BrokenRule) as broken:
         contract.check(kind, load(kind, str(file)))
     assert broken.value.rule == rule
+
+
+def test_a_generator_of_models_is_refused_with_what_to_do_instead(tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text(textwrap.dedent(HEAD) + BAD["an attack returns its trigger"][1])
+    with pytest.raises(contract.BrokenRule, match="generator; train in place without `yield`"):
+        contract.check("attacks", load("attacks", str(file)))
 
 
 def test_every_rule_has_its_bad_plugin():
