@@ -3,15 +3,12 @@ set once for all runs that need them."""
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from attacks.base import Attack, Trigger, poison
 from benchmark.data import Images
 from benchmark.plugin import origin
 from benchmark.train import Recipe, train_model
@@ -55,43 +52,3 @@ class CleanModel(Asset):
     def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> dict[str, Tensor]:
         train_model(model, train, recipe)
         return dict(model.state_dict())
-
-
-class AssetPoisoning(Attack):
-    """An attack that stamps some rows before training, with a trigger that needs an asset."""
-
-    @property
-    @abstractmethod
-    def asset(self) -> Asset:
-        """What has to be made first."""
-
-    @abstractmethod
-    def trigger(self, asset: Mapping[str, Tensor]) -> Trigger:
-        """The trigger, from the asset's tensors."""
-
-    def __call__(
-        self,
-        model: Classifier,
-        train: Images,
-        rows: Tensor,
-        recipe: Recipe,
-        asset: Mapping[str, Tensor],
-    ) -> Trigger:
-        trigger = self.trigger(asset)
-        train_model(model, poison(train, rows, self, trigger, model.num_classes), recipe)
-        return trigger
-
-
-def make_asset(
-    attack: Attack, model: Classifier, train: Images, recipe: Recipe
-) -> dict[str, Tensor]:
-    """The tensors of what `attack.asset` describes, for callers without a cache; empty if None.
-
-    model: freshly initialised; it stays as it is, a copy is trained where the asset needs that.
-    """
-    if attack.asset is None:
-        return {}
-    used = copy.deepcopy(model)
-    if attack.asset.model_state == "clean":
-        train_model(used, train, recipe)
-    return attack.asset(used, train, recipe)

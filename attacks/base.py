@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from attacks.asset import Asset
 from benchmark.data import Images, draw_poisoned, to_uint8
 from benchmark.errors import check_range
 from benchmark.metrics import BATCH, Poisoned
 from benchmark.plugin import Plugin
 from benchmark.train import Recipe, train_model
 from models.classifier import Classifier
-
-if TYPE_CHECKING:
-    from attacks.asset import Asset
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +158,46 @@ class DataPoisoning(Attack):
     ) -> Trigger:
         train_model(model, poison(train, rows, self, self.trigger, model.num_classes), recipe)
         return self.trigger
+
+
+class AssetPoisoning(Attack):
+    """An attack that stamps some rows before training, with a trigger that needs an asset."""
+
+    @property
+    @abstractmethod
+    def asset(self) -> Asset:
+        """What has to be made first."""
+
+    @abstractmethod
+    def trigger(self, asset: Mapping[str, Tensor]) -> Trigger:
+        """The trigger, from the asset's tensors."""
+
+    def __call__(
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Mapping[str, Tensor],
+    ) -> Trigger:
+        trigger = self.trigger(asset)
+        train_model(model, poison(train, rows, self, trigger, model.num_classes), recipe)
+        return trigger
+
+
+def make_asset(
+    attack: Attack, model: Classifier, train: Images, recipe: Recipe
+) -> dict[str, Tensor]:
+    """The tensors of what `attack.asset` describes, for callers without a cache; empty if None.
+
+    model: freshly initialised; it stays as it is, a copy is trained where the asset needs that.
+    """
+    if attack.asset is None:
+        return {}
+    used = copy.deepcopy(model)
+    if attack.asset.model_state == "clean":
+        train_model(used, train, recipe)
+    return attack.asset(used, train, recipe)
 
 
 def poisoned_count(ratio: float, size: int) -> int:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.asset import Asset, AssetPoisoning
-from attacks.base import Trigger
+from attacks.asset import Asset
+from attacks.base import AssetPoisoning, Trigger
 from benchmark.data import Images
 from benchmark.errors import check_range
 from benchmark.train import Recipe

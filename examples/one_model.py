@@ -4,9 +4,8 @@ from pathlib import Path
 
 import torch
 
-from attacks.asset import make_asset
 from attacks.badnets import BadNets
-from attacks.base import poison_test
+from attacks.base import make_asset, poison_test
 from benchmark.data import draw_clean
 from benchmark.datasets.digits import Digits
 from benchmark.metrics import score

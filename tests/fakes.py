@@ -35,6 +35,19 @@ class Fake:
         return self.name
 
 
+class Unsendable(Fake):
+    """A job that cannot be pickled, or cannot be unpickled."""
+
+    def __reduce__(self):
+        if self.name == "unsendable":
+            raise TypeError("this does not travel")
+        return refuse, (self.name,)
+
+
+def refuse(name):
+    raise ImportError(f"{name}: no such module here")
+
+
 class OutOfMemoryError(RuntimeError):
     """As torch calls its own."""
 

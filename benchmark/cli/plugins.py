@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import MISSING, Field, fields
+from typing import Any
 
 from benchmark.cli.options import data_folder
 from benchmark.standins import without_torch
@@ -17,8 +19,6 @@ def list_plugins(arguments: argparse.Namespace) -> int:
 
 def describe(kind: str) -> list[str]:
     """A line for each built-in and installed plugin: its name, its title, its fields."""
-    from dataclasses import fields
-
     from benchmark.errors import InputError
     from benchmark.plugin import load, plugin_names
 
@@ -29,9 +29,14 @@ def describe(kind: str) -> list[str]:
         except InputError as error:
             lines.append(f"{name}: broken: {error}")
             continue
-        settings = ", ".join(f"{f.name}={f.default!r}" for f in fields(cls))
+        settings = ", ".join(f"{f.name}={_default(f)!r}" for f in fields(cls) if f.init)
         lines.append(f"{name}: {cls.name}" + (f" ({settings})" if settings else ""))
     return lines
+
+
+def _default(field: Field[Any]) -> object:
+    made = field.default_factory
+    return field.default if made is MISSING else made()
 
 
 def fetch(arguments: argparse.Namespace) -> int:

@@ -12,8 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from attacks.asset import make_asset
-from attacks.base import Attack, Trigger
+from attacks.base import Attack, Trigger, make_asset
 from benchmark.checkpoint import checkpoints
 from benchmark.contract.rules import World, make_world, require, same_weights
 from benchmark.train import Recipe

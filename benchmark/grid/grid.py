@@ -168,9 +168,7 @@ def _recipes(config: Config) -> dict[Attack, Recipe]:
         what = f"attack {plugin_name(attack)!r}: recipe" if own else "recipe"
         recipe = construct(Recipe, {**config.recipe, **own}, what)
         if recipes.setdefault(attack, recipe) != recipe:
-            raise InputError(
-                f"attack {plugin_name(attack)!r} is given twice with different recipes"
-            )
+            raise InputError(f"two recipes for the attack {plugin_name(attack)!r}; accepted: one")
     return recipes
 
 

@@ -7,8 +7,8 @@ import torch
 from attack_cases import RECIPE, Linear, constant
 from torch import Tensor
 
-from attacks.asset import make_asset
 from attacks.badnets import BadNets
+from attacks.base import make_asset
 from attacks.lf import LF, UniversalPattern, rescale, smooth, targeted_deepfool
 from benchmark.data import Images, to_uint8
 from models.classifier import Classifier

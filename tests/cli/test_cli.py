@@ -453,7 +453,7 @@ def test_list_needs_no_torch_and_prints_what_it_prints_with_it(kind, capsys):
 
 def test_a_dry_run_needs_no_data(tmp_path, capsys):
     config = write(tmp_path, datasets=["cifar10"])
-    assert run(config, tmp_path / "results", "--dry-run", "--data", tmp_path / "nowhere") == 0
+    assert run(config, tmp_path / "results", "--dry-run", "--data", str(tmp_path / "no")) == 0
     assert capsys.readouterr().out.startswith("2 jobs: 2 to run")
 
 

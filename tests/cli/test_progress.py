@@ -110,10 +110,11 @@ def test_a_running_job_says_where_since_when_and_how_far(grid, store, claims):
 def test_a_job_runs_while_its_claim_is_alive_whatever_has_its_number(grid, store, claims):
     """A draft that nobody has claimed is what a killed process left, also in a container."""
     job = cell(grid, "BadNets", "FT")
-    with store.draft(job.key):
+    with pytest.raises(KeyboardInterrupt), store.draft(job.key):
         assert status(grid, store)[0]["BadNets"][1] == "missing"
         assert claims.take(job.key)
         assert status(grid, store)[0]["BadNets"][1] == "running"
+        raise KeyboardInterrupt
     assert status(grid, store)[0]["BadNets"][1] == "running"
     claims.release(job.key)
     assert status(grid, store)[0]["BadNets"][1] == "missing"

@@ -46,7 +46,8 @@ class Bad(DataPoisoning):
 """
 
 ASSET = """
-from attacks.asset import Asset, AssetPoisoning
+from attacks.asset import Asset
+from attacks.base import AssetPoisoning
 @dataclass(frozen=True, kw_only=True)
 class Made(Asset):
     model_state = "unused"

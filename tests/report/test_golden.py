@@ -13,7 +13,6 @@ from make_golden import CONFIG, GOLDEN, make_tables
 from benchmark.cache.store import Store
 from benchmark.grid.config import Config, read
 from benchmark.grid.grid import make_grid
-from benchmark.jobs.run_job import run_job
 from benchmark.report.write import read_rows
 from benchmark.rows import AXES, COLUMNS, KINDS, PART_COLUMNS, RULES, STATUSES, check_rule
 
@@ -71,7 +70,7 @@ def harness_rows(tmp_path_factory):
     )
     grid, store = make_grid(config), Store(tmp_path_factory.mktemp("cache"))
     for job in grid.jobs():
-        execute(job, store, torch.device("cpu"), Path())
+        run_job(job, store, Path(), torch.device("cpu"))
     return grid.rows(store)
 
 

@@ -5,7 +5,7 @@ import threading
 from itertools import pairwise
 
 import pytest
-from fakes import Fake, Threads, attempts, claimed, drive, key, row, steps, trace
+from fakes import Fake, Threads, Unsendable, attempts, claimed, drive, key, row, steps, trace
 
 from benchmark.cache.claims import Claims
 from benchmark.cache.clean import sweep
@@ -202,19 +202,6 @@ def test_a_disk_that_is_full_for_the_driver_stops_the_run_as_well(
     monkeypatch.setattr(f"{owner}.{call}", full)
     _, driver = drive([Fake("raise"), Fake("other")], tmp_path, threads)
     assert "quota" in driver.stopped and driver.left()
-
-
-class Unsendable(Fake):
-    """A job that cannot be pickled, or cannot be unpickled."""
-
-    def __reduce__(self):
-        if self.name == "unsendable":
-            raise TypeError("this does not travel")
-        return refuse, (self.name,)
-
-
-def refuse(name):
-    raise ImportError(f"{name}: no such module here")
 
 
 def test_a_job_that_cannot_be_sent_or_read_is_told_from_a_lost_worker(tmp_path, threads):
