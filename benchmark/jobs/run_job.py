@@ -122,7 +122,11 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
     poisoned = Poisoned(triggered, tensors["test.wanted"], tensors["test.part"])
     _seed(job.victim.seed)
     share_poisoned = store.rows(key(job.victim))[0]["poison_ratio"]
-    common: Row = {"kind": job.defense.yields, "uses": job.defense.uses, "select": job.defense.select}
+    common: Row = {
+        "kind": job.defense.yields,
+        "uses": job.defense.uses,
+        "select": job.defense.select,
+    }
     if job.defense.uses == "clean":
         rows = draw_clean(len(task.train), job.clean_ratio, job.victim.seed)
         known = task.train[rows].to(device)
