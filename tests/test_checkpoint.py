@@ -1,11 +1,11 @@
-"""A training that was interrupted goes on, and ends in the same bits as one that was not."""
+"""A training that was interrupted is resumed, and ends in the same bits as one that was not."""
 
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Training
+from attacks.asset import make_asset
+from attacks.base import Attack, Trigger
 from attacks.blended import Blended
 from attacks.input_aware import InputAware
 from attacks.lf import LF
@@ -26,9 +27,9 @@ from benchmark.cost import Clock
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
 from benchmark.jobs import run_job as execution
-from benchmark.jobs.job import AttackJob, key
-from benchmark.jobs.run_job import execute
-from benchmark.train import Recipe, cross_entropy, fit
+from benchmark.jobs.job import AttackJob
+from benchmark.jobs.run_job import run_job
+from benchmark.train import Batch, Recipe, cross_entropy, train_model
 from models.classifier import Classifier
 from models.small_cnn import SmallCNN
 
@@ -52,31 +53,25 @@ def start() -> Classifier:
     return SmallCNN(width=4)(DIGITS)
 
 
-def finish(training: Generator[Any, None, Any]) -> Any:
-    """What the training returns."""
-    while True:
-        try:
-            next(training)
-        except StopIteration as stop:
-            return stop.value
-
-
 def weights(model: Classifier) -> Tensor:
     return torch.cat([value.flatten().double() for value in model.state_dict().values()])
 
 
-def resumed(make: Callable[[Classifier], Training], file: Path, done: int) -> Any:
-    """(model, result) of a training that is killed after `done` epochs and one more, unsaved."""
-    training = make(start())
-    with pytest.raises(Killed), checkpoints(file, 0):
-        for _ in range(done):
-            next(training)
-        next(training, None)
-        raise Killed
+def resumed(run: Callable[[Classifier], Any], file: Path, done: int) -> Any:
+    """(model, result) of a run that is killed when its checkpoint of `done` epochs is saved."""
+    saves: list[int] = []
+
+    def kill() -> None:
+        saves.append(1)
+        if len(saves) == done:
+            raise Killed
+
+    with pytest.raises(Killed), checkpoints(file, 0, after_save=kill):
+        run(start())
     assert file.exists()
     again = start()
     with checkpoints(file, 0):
-        result = finish(make(again))
+        result = run(again)
     assert not file.exists()
     return again, result
 
@@ -84,8 +79,9 @@ def resumed(make: Callable[[Classifier], Training], file: Path, done: int) -> An
 ATTACKS = [
     (Blended(), 1),
     (WaNet(ratio=0.2), 1),
-    (InputAware(mask_epochs=1, compat=True, ratio=0.3), 2),
-    (InputAware(mask_epochs=1, compat=False, ratio=0.3), 1),
+    (InputAware(mask_epochs=1, ratio=0.3), 1),
+    (InputAware(mask_epochs=1, as_published=False, ratio=0.3), 1),
+    (InputAware(mask_epochs=1, as_published=False, ratio=0.3), 2),
     (LF(images=2, passes=1), 2),
     (LF(images=2, passes=1), 4),
     (SSBA(encoder_epochs=2, encoder_batch_size=32, hold=1, ramp=2), 1),
@@ -94,15 +90,16 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize(("attack", "done"), ATTACKS, ids=lambda v: getattr(v, "name", v))
-def test_an_attack_goes_on_where_it_was_saved(
+def test_an_attack_is_resumed_from_its_checkpoint(
     attack: Attack, done: int, digits: Images, tmp_path: Path
 ) -> None:
-    def make(model: Classifier) -> Training:
-        return attack(model, digits, torch.arange(30), RECIPE)
+    def run(model: Classifier) -> Trigger:
+        asset = make_asset(attack, model, digits, RECIPE)
+        return attack(model, digits, torch.arange(30), RECIPE, asset)
 
     whole = start()
-    trigger = finish(make(whole))
-    model, again = resumed(make, tmp_path / "job.pt", done)
+    trigger = run(whole)
+    model, again = resumed(run, tmp_path / "job.pt", done)
     assert torch.equal(weights(model), weights(whole))
     x = digits.floats(slice(8))
     with torch.no_grad():
@@ -112,30 +109,30 @@ def test_an_attack_goes_on_where_it_was_saved(
 def test_only_the_missing_epochs_are_run_again(digits: Images, tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def make(model: Classifier) -> Training:
-        def loss(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
-            seen.append(len(x))
-            return cross_entropy(model, x, y)
+    def run(model: Classifier) -> None:
+        def loss(model: Classifier, batch: Batch) -> Tensor:
+            seen.append(len(batch.x))
+            return cross_entropy(model, batch)
 
-        yield from fit(model, digits, RECIPE, loss=loss)
-        yield from fit(model, digits, RECIPE, loss=loss)
-        return lambda x: x
+        train_model(model, digits, RECIPE, loss=loss)
+        train_model(model, digits, RECIPE, loss=loss)
 
-    resumed(make, tmp_path / "job.pt", done=RECIPE.epochs)
-    steps = 2
-    assert len(seen) == steps * (RECIPE.epochs + 1) + steps * RECIPE.epochs
+    done, steps = RECIPE.epochs + 1, 2
+    resumed(run, tmp_path / "job.pt", done)
+    assert len(seen) == steps * done + steps * (2 * RECIPE.epochs - done)
 
 
 def test_a_checkpoint_is_taken_when_it_is_time_to(digits: Images, tmp_path: Path) -> None:
-    file = tmp_path / "job.pt"
-    with checkpoints(file, every=3600):
-        finish(fit(start(), digits, RECIPE))
-        assert not file.exists()
-    with checkpoints(file, every=0):
-        finish(fit(start(), digits, RECIPE))
+    file, saves = tmp_path / "job.pt", []
+    with checkpoints(file, every=3600, after_save=lambda: saves.append(1)):
+        train_model(start(), digits, RECIPE)
+        assert not file.exists() and not saves
+    with checkpoints(file, every=0, after_save=lambda: saves.append(1)):
+        train_model(start(), digits, RECIPE)
         assert file.exists() and len(list(tmp_path.iterdir())) == 1
+        assert len(saves) == RECIPE.epochs
     assert not file.exists()
-    finish(fit(start(), digits, RECIPE))
+    train_model(start(), digits, RECIPE)
     assert not list(tmp_path.iterdir())
 
 
@@ -144,14 +141,14 @@ def test_a_damaged_or_foreign_checkpoint_is_not_used(
     content: bytes | None, digits: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, whole = tmp_path / "job.pt", start()
-    finish(fit(whole, digits, RECIPE))
+    train_model(whole, digits, RECIPE)
     if content is None:
         torch.save({"torch": "1.0"}, file)
     else:
         file.write_bytes(content)
     model = start()
     with checkpoints(file, 0):
-        finish(fit(model, digits, RECIPE))
+        train_model(model, digits, RECIPE)
     assert torch.equal(weights(model), weights(whole))
     assert ("cannot be read, training starts anew" in caplog.text) == (content is not None)
 
@@ -167,7 +164,7 @@ def test_a_killed_job_goes_on_and_publishes_the_same_tensors(
         seed=1,
     )
     whole, store = Store(tmp_path / "whole"), Store(tmp_path / "cache")
-    execute(job, whole, CPU, Path())
+    run_job(job, whole, Path(), CPU)
     monkeypatch.setattr(execution, "CHECKPOINT_EVERY", 0.0)
     begun = Clock.state_dict
     saves: list[dict[str, float]] = []
@@ -180,14 +177,14 @@ def test_a_killed_job_goes_on_and_publishes_the_same_tensors(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Clock, "state_dict", save_once)
-        execute(job, store, CPU, Path())
-    assert key(job) not in store and store.checkpoint(key(job)).exists()
-    execute(job, store, CPU, Path())
-    assert not store.checkpoint(key(job)).exists()
-    expected, found = whole.tensors(key(job)), store.tensors(key(job))
+        run_job(job, store, Path(), CPU)
+    assert job.key not in store and store.checkpoint(job.key).exists()
+    run_job(job, store, Path(), CPU)
+    assert not store.checkpoint(job.key).exists()
+    expected, found = whole.tensors(job.key), store.tensors(job.key)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert store.rows(key(job))[0]["seconds"] >= saves[0]["seconds"] > 0
+    assert store.rows(job.key)[0]["seconds"] >= saves[0]["seconds"] > 0
 
 
 TRAIN = """
@@ -195,7 +192,7 @@ import sys
 from pathlib import Path
 import torch
 from attacks.blended import Blended
-from benchmark.jobs import run_job as execute
+from benchmark.jobs import run_job
 from benchmark.datasets.digits import Digits
 from benchmark.jobs.job import AttackJob
 from benchmark.cache.store import Store
@@ -203,7 +200,7 @@ from benchmark.train import Recipe
 from models.small_cnn import SmallCNN
 
 torch.set_num_threads(1)
-execute.CHECKPOINT_EVERY = 0.0
+run_job.CHECKPOINT_EVERY = 0.0
 job = AttackJob(
     dataset=Digits(),
     model=SmallCNN(width=4),
@@ -211,7 +208,7 @@ job = AttackJob(
     recipe=Recipe(epochs=int(sys.argv[2]), lr=0.05),
     seed=1,
 )
-execute.execute(job, Store(Path(sys.argv[1])), torch.device("cpu"), Path())
+run_job.run_job(job, Store(Path(sys.argv[1])), Path(), torch.device("cpu"))
 """
 
 
@@ -229,15 +226,15 @@ def test_a_process_that_is_killed_loses_at_most_one_epoch(tmp_path: Path) -> Non
         [sys.executable, "-c", TRAIN, str(store.root), str(epochs)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
-    while not store.checkpoint(key(job)).exists():
+    while not store.checkpoint(job.key).exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert key(job) not in store
+    assert job.key not in store
     for place in (whole, store):
-        execute(job, place, CPU, Path())
-    expected, found = whole.tensors(key(job)), store.tensors(key(job))
+        run_job(job, place, Path(), CPU)
+    expected, found = whole.tensors(job.key), store.tensors(job.key)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    log = (store.root / key(job) / "log.jsonl").read_text()
+    log = (store.root / job.key / "log.jsonl").read_text()
     assert "resumed after epoch" in log and '"epoch": 1,' not in log

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attacks.badnets import BadNets
+from attacks.base import poison_test
 from benchmark.cost import RESET_PEAK, Clock
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
-from benchmark.metrics import Poisoned, poison_test, predict, score, share
+from benchmark.metrics import Poisoned, predict, score, share
 
 ALL2ONE, ALL2ALL = BadNets(), BadNets(labels="all2all")
 STAMP = 100
@@ -130,9 +131,9 @@ def test_poisoned_test_images_keep_their_order_in_8_bit():
     test = Images(torch.arange(1203).div(5).to(torch.uint8).view(-1, 1, 1, 1), torch.tensor(labels))
     poisoned = poison_test(test, ALL2ONE, lambda x: x + 0.9 / 255, 10)
     rows = [i for i, y in enumerate(labels) if y != 0]
-    assert poisoned.images.x.dtype == torch.uint8
-    assert poisoned.images.x.flatten().tolist() == [i // 5 for i in rows]
-    assert poisoned.images.y.tolist() == [labels[i] for i in rows]
+    assert poisoned.data.x.dtype == torch.uint8
+    assert poisoned.data.x.flatten().tolist() == [i // 5 for i in rows]
+    assert poisoned.data.y.tolist() == [labels[i] for i in rows]
     assert poisoned.wanted.tolist() == [0] * len(rows)
     assert isinstance(poisoned.to("cpu"), Poisoned)
 

@@ -14,7 +14,7 @@ from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
 from benchmark.jobs.run_job import _seed
 from benchmark.plugin import construct
-from benchmark.train import Recipe, cross_entropy, fit, micro_batches, precision, shuffled
+from benchmark.train import Batch, Recipe, batch, fit, precision, shuffled, train_model
 from models.small_cnn import SmallCNN
 
 
@@ -49,7 +49,7 @@ def rates(recipe: Recipe, slope_only: bool) -> list[float]:
     """The learning rate of each epoch; the loss is constant if `slope_only`, else it falls."""
     model, found, before = Scalar(), [], 0.0
 
-    def loss(model, x, y):
+    def loss(model, batch):
         return 1 + model.w - model.w.detach() if slope_only else model.w
 
     for _ in fit(model, noise(1), recipe, loss=loss):
@@ -87,7 +87,7 @@ def test_plateau_looks_at_the_mean_loss_of_an_epoch():
     # The last batch of every epoch has the same loss; only the mean of both batches falls.
     model, calls = Scalar(), []
 
-    def loss(model, x, y):
+    def loss(model, batch):
         calls.append(1)
         first = len(calls) % 2
         return model.w - model.w.detach() + (100 - len(calls) if first else 1)
@@ -118,9 +118,9 @@ def test_drop_last_never_drops_the_only_batch_nor_a_full_one():
 def test_fit_makes_the_steps_of_its_recipe(drop_last, sizes):
     seen = []
 
-    def loss(model, x, y):
-        seen.append(len(x))
-        return model(x).sum()
+    def loss(model, batch):
+        seen.append(len(batch.x))
+        return model(batch.x).sum()
 
     list(fit(Scalar(), noise(10), plain(epochs=2, batch_size=4, drop_last=drop_last), loss=loss))
     assert seen == sizes * 2
@@ -130,9 +130,9 @@ def test_frozen_batch_norm_keeps_statistics_and_trains_affine_parameters():
     model, modes = small_cnn(), []
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def loss(model, x, y):
+    def loss(model, batch):
         modes.append(model.training)
-        return F.cross_entropy(model(x), y)
+        return F.cross_entropy(model(batch.x), batch.y)
 
     list(fit(model, noise(32), Recipe(epochs=2, batch_size=16, batch_norm="frozen"), loss=loss))
     after = model.state_dict()
@@ -160,12 +160,12 @@ def test_bf16_rounds_the_weights_of_each_step():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     linear, steps = model[1], []
 
-    def loss(model, x, y):
-        logits = model(x)
-        rounded = [value.bfloat16() for value in (x.flatten(1), linear.weight, linear.bias)]
+    def loss(model, batch):
+        logits = model(batch.x)
+        rounded = [value.bfloat16() for value in (batch.x.flatten(1), linear.weight, linear.bias)]
         current = F.linear(*rounded)
         steps.append(logits.dtype == torch.bfloat16 and torch.equal(logits, current))
-        return F.cross_entropy(logits, y)
+        return F.cross_entropy(logits, batch.y)
 
     list(fit(model, noise(32), plain(epochs=1, batch_size=8, precision="bf16"), loss=loss))
     assert steps == [True] * 4
@@ -188,9 +188,9 @@ def test_bf16_learns_as_fp32_does():
 def test_further_optimisers_step_and_are_zeroed():
     model = Scalar()
     other = nn.Parameter(torch.zeros((), dtype=torch.float64))
-    also = [torch.optim.SGD([other], 0.5)]
+    extra = [torch.optim.SGD([other], 0.5)]
     recipe = plain(epochs=2, batch_size=1, schedule="constant")
-    list(fit(model, noise(2), recipe, loss=lambda m, x, y: m.w + 2 * other, also=also))
+    list(fit(model, noise(2), recipe, loss=lambda m, _: m.w + 2 * other, extra_optimizers=extra))
     assert model.w.item() == pytest.approx(-0.1 * 4)
     assert other.item() == pytest.approx(-0.5 * 2 * 4)
 
@@ -234,7 +234,7 @@ def test_fit_equals_a_plain_loop_bit_for_bit(kind, augmented):
 def test_fit_is_lazy_and_yields_its_model_after_each_epoch():
     model, steps = Scalar(), []
 
-    def loss(model, x, y):
+    def loss(model, batch):
         steps.append(1)
         return model.w
 
@@ -255,28 +255,46 @@ def test_parameters_without_gradient_stay():
     assert torch.equal(model.head.weight, before)
 
 
-def test_labels_of_two_columns_reach_the_loss():
-    data = noise(6)
-    paired = Images(data.x, torch.stack((data.y, torch.arange(6)), 1))
-    seen = []
+def test_a_batch_says_which_rows_it_holds():
+    data, seen = noise(6), []
 
-    def loss(model, x, y):
-        seen.append(y)
-        labels, rows = y.unbind(1)
-        assert torch.equal(labels, data.y[rows])
-        assert torch.equal(x, data.floats(rows))
+    def loss(model, batch):
+        seen.append(batch.rows)
+        assert torch.equal(batch.x, data.floats(batch.rows))
+        assert torch.equal(batch.y, data.y[batch.rows])
         return model.w
 
-    list(fit(Scalar(), paired, plain(epochs=1, batch_size=4), loss=loss))
-    assert [tuple(y.shape) for y in seen] == [(4, 2), (2, 2)]
-    assert sorted(torch.cat(seen)[:, 1].tolist()) == list(range(6))
+    list(fit(Scalar(), data, plain(epochs=1, batch_size=4), loss=loss))
+    assert [len(rows) for rows in seen] == [4, 2]
+    assert sorted(torch.cat(seen).tolist()) == list(range(6))
+
+
+def test_a_batch_is_augmented_if_asked():
+    data, rows = noise(8), torch.tensor([5, 1, 7])
+    x, y, found = batch(data, rows, augmented=False)
+    assert torch.equal(x, data.floats(rows)) and torch.equal(y, data.y[rows]) and found is rows
+    torch.manual_seed(0)
+    moved = batch(data, rows, augmented=True)
+    torch.manual_seed(0)
+    assert isinstance(moved, Batch) and torch.equal(moved.y, y)
+    assert torch.equal(moved.x, augment(data.x[rows], pad=4, flips=True).float() / 255)
+
+
+def test_training_to_the_end_is_fit_to_its_last_epoch():
+    whole, rounds = small_cnn(), small_cnn()
+    for run in (lambda: train_model(whole, noise(32), Recipe(epochs=2)),
+                lambda: list(fit(rounds, noise(32), Recipe(epochs=2)))):  # fmt: skip
+        torch.manual_seed(1)
+        run()
+    for mine, other in zip(whole.parameters(), rounds.parameters(), strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_each_epoch_is_logged_with_its_mean_loss(caplog):
     values = iter([1.0, 3.0, 5.0, 7.0])
     with caplog.at_level(logging.INFO, logger="benchmark.train"):
         recipe = plain(epochs=2, batch_size=1)
-        list(fit(Scalar(), noise(2), recipe, loss=lambda m, x, y: m.w * 0 + next(values)))
+        list(fit(Scalar(), noise(2), recipe, loss=lambda m, _: m.w * 0 + next(values)))
     found = [(r.epoch, r.epochs, r.loss) for r in caplog.records]
     assert found == [(1, 2, 2.0), (2, 2, 6.0)]
 
@@ -284,7 +302,7 @@ def test_each_epoch_is_logged_with_its_mean_loss(caplog):
 def test_a_failing_loss_leaves_the_arithmetic_as_it_was():
     flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
-    def loss(model, x, y):
+    def loss(model, batch):
         raise ArithmeticError
 
     for kind in ("tf32", "bf16", "fp32"):
@@ -324,35 +342,3 @@ def test_a_job_starts_in_full_precision():
         assert cudnn.allow_tf32 and matmul.allow_tf32
         _seed(0)
         assert not cudnn.allow_tf32 and not matmul.allow_tf32
-
-
-# Batches that are split to save memory.
-
-
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_a_split_batch_gives_the_gradient_of_the_whole(parts: int) -> None:
-    data, sizes = noise(22), []
-
-    def loss(model, x, y):
-        sizes.append(len(y))
-        return cross_entropy(model, x, y)
-
-    def train(additive: bool, norm: str) -> torch.Tensor:
-        model = small_cnn()
-        recipe = plain(epochs=1, batch_size=11, batch_norm=norm)
-        sizes.clear()
-        for _ in fit(model, data, recipe, loss=loss, additive=additive):
-            pass
-        return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-    whole = train(True, "frozen")
-    with micro_batches(parts):
-        split = train(True, "frozen")
-        assert len(sizes) == 2 * parts and sum(sizes) == 22
-        assert torch.allclose(split, whole, atol=1e-6)
-        # Statistics of a batch, or a loss over pairs of images, do not allow it.
-        for additive, norm in ((True, "train"), (False, "frozen")):
-            train(additive, norm)
-            assert sizes == [11, 11]
-    train(True, "frozen")
-    assert sizes == [11, 11]

@@ -20,7 +20,7 @@ def test_blended_is_integer_arithmetic_for_every_pixel_and_picture_value(tmp_pat
     assert np.array_equal(blended.numpy(), np.broadcast_to((4 * x + k) // 5, (3, 256, 256)))
 
 
-def test_blended_picture_is_as_bright_and_contrasted_as_the_published_one() -> None:
+def test_blended_picture_is_close_to_the_published_brightness_and_contrast() -> None:
     picture = Blended(alpha=1.0).trigger(constant(0, 32)) * 255
     assert picture.mean((0, 2, 3)).sub(torch.tensor([207.0, 190.0, 198.0])).abs().max() < 15
     assert abs(picture.std().item() - 69) < 10

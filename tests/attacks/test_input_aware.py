@@ -1,16 +1,24 @@
-"""Input-Aware's generators and losses, against the numbers of its method card."""
+"""Input-Aware's generators and losses, against the published sizes (arXiv 2010.08138)."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from attack_cases import RECIPE, count, finish
+from attack_cases import RECIPE, count
 from torch import Tensor, nn
 
-from attacks.dynamic_trigger import AccumulatingAdam, DynamicTrigger, threshold
-from attacks.dynamic_trigger import Generator as Painter
-from attacks.input_aware import InputAware, diversity_loss
+from attacks.input_aware import (
+    AccumulatingAdam,
+    DynamicTrigger,
+    Generator,
+    InputAware,
+    diversity_loss,
+    threshold,
+)
 from benchmark.data import Images
+from benchmark.train import fit
 from models.classifier import Classifier
 
 
@@ -37,7 +45,7 @@ def test_input_aware_second_tanh_narrows_the_output() -> None:
     ranges = []
     for twice in (True, False):
         torch.manual_seed(0)
-        generator = Painter(3, 3, twice=twice)
+        generator = Generator(3, 3, twice=twice)
         assert isinstance(generator[-1], nn.BatchNorm2d)
         with torch.no_grad():
             generator[-1].weight.fill_(30)
@@ -86,10 +94,25 @@ def test_input_aware_cross_images_carry_another_trigger_and_keep_labels(
     assert diversity.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_input_aware_batch_too_small_to_poison(painter: DynamicTrigger, noise: Tensor) -> None:
-    y = torch.arange(8)
-    mixed, labels, diversity = InputAware().mix(painter, noise, noise, y, 10)
-    assert mixed is noise and labels is y and diversity.item() == 0
+def test_input_aware_small_batches_have_a_poisoned_image_by_chance(
+    painter: DynamicTrigger, noise: Tensor
+) -> None:
+    y, poisoned = torch.arange(8) + 1, 0
+    torch.manual_seed(0)
+    for _ in range(60):
+        mixed, labels, diversity = InputAware().mix(painter, noise, 1 - noise, y, 10)
+        if labels[0] == 0:
+            poisoned += 1
+            changed = (mixed != noise).flatten(1).any(1)
+            assert changed.tolist() == [True] * 2 + [False] * 6 and diversity > 0
+            assert labels.tolist() == [0, *y[1:].tolist()]
+        else:
+            assert mixed is noise and labels is y and diversity.item() == 0
+    assert 38 <= poisoned <= 58  # with probability 0.8
+    # Nothing is drawn for larger batches, and a single image stays clean.
+    state = torch.get_rng_state()
+    assert InputAware().count(128) == 12 and torch.equal(torch.get_rng_state(), state)
+    assert {InputAware(ratio=0.5).count(1) for _ in range(20)} == {0}
 
 
 def test_input_aware_mask_loss_weighs_size_and_diversity(
@@ -112,7 +135,7 @@ def test_input_aware_equal_patterns_have_a_finite_gradient() -> None:
     assert pattern.grad is not None and pattern.grad.isfinite().all()
 
 
-def test_input_aware_compat_never_clears_gradients() -> None:
+def test_input_aware_as_published_never_clears_gradients() -> None:
     weight = nn.Parameter(torch.zeros(1))
     adam = AccumulatingAdam([weight])
     for expected in (1.0, 2.0, 3.0):
@@ -121,25 +144,30 @@ def test_input_aware_compat_never_clears_gradients() -> None:
         assert weight.grad is not None and weight.grad.item() == expected
 
 
-@pytest.mark.parametrize("compat", [True, False])
+@pytest.mark.parametrize("as_published", [True, False])
 def test_input_aware_trains_masks_alone_first(
-    model: Classifier, digits: Images, compat: bool
+    model: Classifier, digits: Images, as_published: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, recipe = digits[torch.arange(20)], replace(RECIPE, batch_size=10)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    training = InputAware(mask_epochs=1, compat=compat)(model, few, torch.arange(2), recipe)
-    next(training)
-    now = model.state_dict()
-    assert all(torch.equal(now[name], value) for name, value in before.items())
-    steps, trigger = finish(training)
-    assert steps == (1 if compat else 2)
-    assert not torch.equal(model.head.weight, before["body.linear.weight"])
-    assert not trigger.training and trigger.patterns.twice == compat
+    still: list[bool] = []
+
+    def spy(*arguments: Any, **options: Any) -> Iterator[Classifier]:
+        for trained in fit(*arguments, **options):
+            now = trained.state_dict()
+            still.append(all(torch.equal(now[name], value) for name, value in before.items()))
+            yield trained
+
+    monkeypatch.setattr("attacks.input_aware.fit", spy)
+    attack = InputAware(mask_epochs=1, as_published=as_published)
+    trigger = attack(model, few, torch.arange(2), recipe, {})
+    assert still == ([True, False] if as_published else [True, False, False])
+    assert isinstance(trigger, DynamicTrigger)
+    assert not trigger.training and trigger.patterns.twice == as_published
 
 
 def test_input_aware_needs_epochs_beyond_those_of_the_masks(
     model: Classifier, digits: Images
 ) -> None:
-    training = InputAware(mask_epochs=2)(model, digits, torch.arange(6), RECIPE)
     with pytest.raises(ValueError, match=r"recipe.epochs is 2, .* above mask_epochs, 2"):
-        next(training)
+        InputAware(mask_epochs=2)(model, digits, torch.arange(6), RECIPE, {})

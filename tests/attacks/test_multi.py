@@ -7,7 +7,7 @@ import torch
 from benchmark.cli.contact_sheet import contact_sheet
 
 from attacks.badnets import BadNets
-from attacks.base import Triggers
+from attacks.base import Triggers, poison_test
 from attacks.blended import Blended
 from attacks.multi import Multi
 from attacks.sig import SIG
@@ -18,9 +18,7 @@ from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
 from benchmark.grid.config import Config
 from benchmark.grid.grid import _judged, make_grid
-from benchmark.jobs.job import key
-from benchmark.jobs.run_job import execute
-from benchmark.metrics import poison_test
+from benchmark.jobs.run_job import run_job
 from benchmark.plugin import build
 from benchmark.report.write import report
 from models.small_cnn import SmallCNN
@@ -94,15 +92,14 @@ def test_each_trigger_is_stamped_on_its_own_rows_and_relabelled(digits: Images) 
     own, other = attack.split(rows, len(digits))
 
     class Spy(Blended):
-        def __call__(self, model, train, rows, recipe):  # type: ignore[no-untyped-def]
-            seen.append((train, rows))
-            yield model
+        def __call__(self, model, train, rows, recipe, asset):  # type: ignore[no-untyped-def]
+            seen.append((train, rows, asset))
             return self.trigger
 
-    training = Multi(first=Spy())(SmallCNN(width=2)(Digits()), digits, rows, None)  # type: ignore[arg-type]
-    next(training)
-    ((train, given),) = seen
-    assert torch.equal(given, own)
+    asset = {"pattern": torch.zeros(1)}
+    Multi(first=Spy())(SmallCNN(width=2)(Digits()), digits, rows, None, asset)  # type: ignore[arg-type]
+    ((train, first, passed),) = seen
+    assert torch.equal(first, own) and passed is asset
     assert (train.y[other] == 1).all() and (train.x[other][:, :, -3:, -3:] == 255).all()
     untouched = torch.ones(len(digits), dtype=torch.bool)
     untouched[other] = False
@@ -113,27 +110,27 @@ def test_each_trigger_is_stamped_on_its_own_rows_and_relabelled(digits: Images) 
 def test_test_images_carry_one_trigger_each_without_its_target(digits: Images) -> None:
     triggers = Triggers((Blended().trigger, SECOND.trigger))
     poisoned = poison_test(digits, Multi(), triggers, 10)
-    for number, (part, trigger) in enumerate(zip(Multi().parts, triggers.each, strict=True)):
+    for number, (part, trigger) in enumerate(zip(Multi().parts, triggers.parts, strict=True)):
         mine = poisoned.part == number
-        kept = digits.y != part.target
-        assert torch.equal(poisoned.images.y[mine], digits.y[kept])
+        others = digits.y != part.target
+        assert torch.equal(poisoned.data.y[mine], digits.y[others])
         assert (poisoned.wanted[mine] == part.target).all()
-        expected = to_uint8(trigger(digits.floats(kept.nonzero()[:, 0])))
-        assert torch.equal(poisoned.images.x[mine], expected)
+        expected = to_uint8(trigger(digits.floats(others.nonzero()[:, 0])))
+        assert torch.equal(poisoned.data.x[mine], expected)
 
 
 def test_lf_first_makes_its_pattern_from_the_clean_images(digits: Images) -> None:
     jobs = make_grid(config({"multi": {"first": {"lf": {"passes": 1}}}})).jobs()
     alone = make_grid(config({"lf": {"passes": 1}})).jobs()
-    assert [key(job) for job in jobs[:-1]] == [key(job) for job in alone[:-1]]
-    assert key(jobs[-1]) != key(alone[-1])
+    assert [job.key for job in jobs[:-1]] == [job.key for job in alone[:-1]]
+    assert jobs[-1].key != alone[-1].key
 
 
 def test_two_backdoors_are_learned_scored_and_tabled(tmp_path: Path) -> None:
     grid = make_grid(config("multi", "badnets", defenses=[{"ft": {"recipe": {"epochs": 1}}}]))
     store = Store(tmp_path / "cache")
     for job in grid.jobs():
-        execute(job, store, CPU, Path())
+        run_job(job, store, Path(), CPU)
     rows = grid.rows(store)
     victim = rows[(rows["attack"] == "Blended + BadNets") & (rows["kind"] == "victim")].iloc[0]
     assert victim["asr_1"] > 0.8 and victim["asr_2"] > 0.8

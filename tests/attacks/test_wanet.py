@@ -1,18 +1,18 @@
-"""WaNet's field, noise mode and augmentation, against the numbers of its method card."""
+"""WaNet's field, noise mode and augmentation, against the published numbers (arXiv 2102.10369)."""
 
 import logging
 from dataclasses import replace
 
 import pytest
 import torch
-from attack_cases import RECIPE, finish
+from attack_cases import RECIPE
 from torch import Tensor
 from torchvision.transforms.functional import rotate
 
 from attacks import wanet
 from attacks.base import Attack
 from attacks.input_aware import InputAware
-from attacks.wanet import WaNet, augment, warp
+from attacks.wanet import WaNet, Warp, augment, warp
 from benchmark.data import Images
 from models.classifier import Classifier
 
@@ -124,16 +124,16 @@ def test_wanet_fills_borders_with_the_mean_colour(model: Classifier, digits: Ima
         lambda _, args: seen.append(args[0]) if model.training else None
     )
     torch.manual_seed(0)
-    finish(WaNet()(model, replace(digits, x=plain), torch.arange(6), RECIPE))
+    WaNet()(model, replace(digits, x=plain), torch.arange(6), RECIPE, {})
     assert len(seen) == 4 and max((x - model.mean).abs().max().item() for x in seen) < 0.003
 
 
-@pytest.mark.parametrize("attack", [WaNet(), InputAware(compat=False, mask_epochs=1)])
+@pytest.mark.parametrize("attack", [WaNet(), InputAware(as_published=False, mask_epochs=1)])
 def test_cross_accuracy_is_logged(
     attack: Attack, model: Classifier, digits: Images, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "attacks"):
-        finish(attack(model, digits, torch.arange(6), RECIPE))
+        attack(model, digits, torch.arange(6), RECIPE, {})
     (text,) = [r.getMessage() for r in caplog.records if "cross" in r.getMessage()]
     share = float(text.split()[2])
     assert text.endswith("on 60 training images") and round(60 * share, 1).is_integer()
@@ -151,10 +151,10 @@ def test_wanet_noise_moves_pixels_around_the_field(noise: Tensor) -> None:
 def test_wanet_trigger_is_the_field_that_training_used(model: Classifier, digits: Images) -> None:
     x = digits.floats()
     torch.manual_seed(1)
-    steps, trigger = finish(WaNet()(model, digits, torch.arange(6), RECIPE))
+    trigger = WaNet()(model, digits, torch.arange(6), RECIPE, {})
     torch.manual_seed(1)
-    assert steps == 2 and torch.equal(trigger(x), warp(x, WaNet().grid(32)))
+    assert isinstance(trigger, Warp) and torch.equal(trigger(x), warp(x, WaNet().grid(32)))
     # A quarter of a pixel has to survive mixed precision around it.
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(trigger(x), warp(x, trigger.keywords["grid"]))
+        assert torch.equal(trigger(x), warp(x, trigger.grid))
         assert trigger(x).dtype == torch.float32

@@ -12,6 +12,7 @@ from defense_cases import linear, noise
 from scipy.stats import entropy as scipy_entropy
 
 from benchmark.data import Images
+from benchmark.notes import NOTE
 from defenses.anp import ANP
 from defenses.base import NotApplicable
 from defenses.batch_norm import batch_norms
@@ -62,12 +63,21 @@ def test_ep_prunes_low_entropy_channels(
         h = np.array(numpy_entropy(z.numpy().astype(np.float32), 0.1))
         expected[name] = (h < h.mean() - 0.8 * h.std(ddof=1)).tolist()
     torch.manual_seed(2)
+    caplog.set_level(NOTE)
     (result,) = method(cnn, digits)
     layers = batch_norms(result)
     assert {name: (bn.weight == 0).tolist() for name, bn in layers.items()} == expected
     assert {name: (bn.bias == 0).tolist() for name, bn in layers.items()} == expected
     count = sum(map(sum, expected.values()))
     assert 0 < count < 28 and f"pruned {count} of 28 channels" in caplog.messages
+
+
+def test_ep_leaves_biases_if_not_as_published(cnn: Classifier, digits: Images) -> None:
+    before = torch.cat([bn.bias for bn in batch_norms(cnn).values()]).detach().clone()
+    (result,) = EP(u=0.8, samples=50, as_published=False)(cnn, digits)
+    layers = batch_norms(result).values()
+    assert any((bn.weight == 0).any() for bn in layers)
+    assert torch.equal(torch.cat([bn.bias for bn in layers]), before)
 
 
 def test_ep_that_prunes_nothing_changes_nothing(cnn: Classifier, digits: Images) -> None:

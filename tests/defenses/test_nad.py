@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 import defenses.nad as nad_module
 from benchmark.data import Images
-from benchmark.train import Recipe
+from benchmark.notes import NOTE
+from benchmark.train import Batch, Recipe
 from defenses.base import NotApplicable
 from defenses.batch_norm import batch_norms
 from defenses.nad import NAD, attention
@@ -49,10 +50,11 @@ def test_attention_and_distillation_loss(
             for beta, stage in ((500, "stage2"), (1000, "stage3")):
                 a, b = numpy_attention(ours[stage]), numpy_attention(theirs[stage])
                 expected += beta * float(((a - b) ** 2).mean())
-            found.append((loss(model, x, y).item(), expected))
+            found.append((loss(model, Batch(x, y, torch.arange(len(y)))).item(), expected))
         yield model
 
     monkeypatch.setattr(nad_module, "fit", fit)
+    monkeypatch.setattr(nad_module, "train_model", lambda *arguments: list(fit(*arguments)))
     list(NAD()(cnn, digits))
     assert trained[1] is cnn and trained[0] is not cnn
     ((value, expected),) = found
@@ -63,13 +65,13 @@ def test_nad_freezes_the_teacher_and_repeats_batch_norm_updates(
     monkeypatch: pytest.MonkeyPatch, cnn: Classifier, digits: Images
 ) -> None:
     models: list[nn.Module] = []
-    original: Any = vars(nad_module)["fit"]
+    original: Any = vars(nad_module)["train_model"]
 
-    def fit(model: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def train_model(model: Any, *arguments: Any) -> None:
         models.append(model)
-        return original(model, *args, **kwargs)
+        original(model, *arguments)
 
-    monkeypatch.setattr(nad_module, "fit", fit)
+    monkeypatch.setattr(nad_module, "train_model", train_model)
     recipe = Recipe(epochs=2, batch_size=50)
     rounds = NAD(teacher=Recipe(epochs=1, batch_size=50), recipe=recipe)(cnn, digits)
     next(rounds)
@@ -100,4 +102,25 @@ def test_nad_needs_stages_and_feature_maps(cnn: Classifier, digits: Images) -> N
         attention(torch.rand(2, 7, 5))
 
 
-# i-BAU
+def test_nad_as_the_paper_has_three_stages_and_one_pass(cnn: Classifier, digits: Images) -> None:
+    assert NAD().weights == (500, 1000) and NAD(as_published=False).weights == (500, 1000, 1000)
+    assert NAD(betas=(7.0,), as_published=False).weights == (7,)
+    recipe = Recipe(epochs=2, batch_size=50)
+    rounds = NAD(teacher=Recipe(epochs=1, batch_size=50), recipe=recipe, as_published=False)
+    next(iter(rounds(cnn, digits)))
+    assert [layer.momentum for layer in batch_norms(cnn).values()] == [0.1] * 3
+
+
+def test_nad_notes_maps_of_one_pixel(
+    cnn: Classifier, digits: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(NOTE)
+    short = {"teacher": Recipe(epochs=1, batch_size=50), "recipe": Recipe(epochs=1, batch_size=50)}
+    list(NAD(**short)(cnn, digits))
+    assert not [r for r in caplog.records if r.levelno == NOTE]
+    cnn.body.stage3.append(nn.AdaptiveAvgPool2d(1))
+    list(NAD(**short)(cnn, digits))
+    (record,) = [r for r in caplog.records if r.levelno == NOTE]
+    assert "stage3" in record.getMessage() and "stage2" not in record.getMessage()
+    features = torch.rand(5, 3, 1, 1, requires_grad=True)
+    assert torch.allclose(attention(features), torch.ones(5, 1), atol=1e-3)

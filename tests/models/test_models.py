@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
 from benchmark.plugin import build
+from models.classifier import Classifier
 from models.preact_resnet18 import PreActResNet18
 from models.small_cnn import SmallCNN
 from models.timm import Timm
@@ -153,6 +154,19 @@ def test_the_head_maps_penultimate_features_to_logits(resnet):
         found = resnet.features(pixels(2), "penultimate")
         assert torch.allclose(resnet.head(found["penultimate"]), found["logits"], atol=1e-5)
     assert resnet.head is resnet.body.linear
+
+
+def test_the_classifier_is_the_head_unless_it_has_several_layers(resnet):
+    assert resnet.classifier is resnet.first_linear is resnet.head
+    layers = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4))
+    body = nn.Sequential(nn.Flatten(), layers)
+    model = Classifier(
+        body, head="1.2", stages=(), mean=[0.5] * 3, std=[0.1] * 3, classifier="1"
+    ).eval()
+    found = model.features(pixels(5, side=2), "flat", "penultimate")
+    assert model.first_linear is layers[0] and model.head is layers[2]
+    assert found["flat"].shape == (5, 12) and found["penultimate"].shape == (5, 6)
+    assert torch.equal(model.classifier(found["flat"]), found["logits"])
 
 
 def test_logits_are_float32_under_autocast():

@@ -13,6 +13,7 @@ from make_golden import CONFIG, GOLDEN, make_tables
 from benchmark.cache.store import Store
 from benchmark.grid.config import Config, read
 from benchmark.grid.grid import make_grid
+from benchmark.jobs.run_job import run_job
 from benchmark.report.write import read_rows
 from benchmark.rows import AXES, COLUMNS, KINDS, PART_COLUMNS, RULES, STATUSES, check_rule
 
