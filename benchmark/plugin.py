@@ -174,15 +174,15 @@ def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
     return construct(cls, values, f"{kind[:-1]} {name!r}")
 
 
-def construct(cls: type[Any], given: Mapping[str, Any], what: str) -> Any:
+def construct(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
     """A validated instance of a dataclass from a mapping merged over its defaults.
 
     Raises:
         InputError: unknown field, wrong type, or a value that `__post_init__` refuses.
     """
-    _check_names(cls, given, what)
+    _check_names(cls, values, what)
     try:
-        return TypeAdapter(cls).validate_python(_merged(cls, given))
+        return TypeAdapter(cls).validate_python(_merged(cls, values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -193,9 +193,9 @@ def construct(cls: type[Any], given: Mapping[str, Any], what: str) -> Any:
         ) from None
 
 
-def _check_names(cls: type[Any], given: Mapping[str, Any], what: str) -> None:
+def _check_names(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
     accepted = {f.name: f for f in fields(cls)}
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in accepted:
             raise InputError(
                 f"{what}: unknown field {name!r}; accepted: {', '.join(accepted)}"
@@ -206,15 +206,15 @@ def _check_names(cls: type[Any], given: Mapping[str, Any], what: str) -> None:
             _check_names(type(default), value, f"{what}: {name}")
 
 
-def _merged(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(given)
+def _merged(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
     for f in fields(cls):
         default = f.default
         if default is MISSING or isinstance(default, type) or not is_dataclass(default):
             continue
-        values = {g.name: getattr(default, g.name) for g in fields(default)}
-        if isinstance(given.get(f.name), Mapping):
-            merged[f.name] = values | dict(given[f.name])
+        defaults = {g.name: getattr(default, g.name) for g in fields(default)}
+        if isinstance(values.get(f.name), Mapping):
+            merged[f.name] = defaults | dict(values[f.name])
     return merged
 
 

@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.asset import make_asset
-from attacks.base import Attack, Trigger
+from attacks.base import Attack, Trigger, make_asset
 from attacks.blended import Blended
 from attacks.input_aware import InputAware
 from attacks.lf import LF
@@ -158,7 +157,7 @@ def test_a_killed_job_goes_on_and_publishes_the_same_tensors(
 ) -> None:
     job = AttackJob(
         dataset=DIGITS,
-        model=SmallCNN(width=4),
+        architecture=SmallCNN(width=4),
         attack=Blended(),
         recipe=Recipe(epochs=3, lr=0.05),
         seed=1,
@@ -203,7 +202,7 @@ torch.set_num_threads(1)
 run_job.CHECKPOINT_EVERY = 0.0
 job = AttackJob(
     dataset=Digits(),
-    model=SmallCNN(width=4),
+    architecture=SmallCNN(width=4),
     attack=Blended(),
     recipe=Recipe(epochs=int(sys.argv[2]), lr=0.05),
     seed=1,
@@ -216,7 +215,7 @@ def test_a_process_that_is_killed_loses_at_most_one_epoch(tmp_path: Path) -> Non
     epochs = 12
     job = AttackJob(
         dataset=DIGITS,
-        model=SmallCNN(width=4),
+        architecture=SmallCNN(width=4),
         attack=Blended(),
         recipe=Recipe(epochs=epochs, lr=0.05),
         seed=1,

@@ -1,4 +1,4 @@
-"""The README says what the repository holds."""
+"""The documents say what the repository holds."""
 
 import re
 import runpy
@@ -11,36 +11,63 @@ from benchmark import contract
 from benchmark.cli.main import VERBS
 from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
-from benchmark.jobs.job import key
 from benchmark.plugin import load
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*/README.md")])
 README = (ROOT / "README.md").read_text()
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-BLOCKS = re.findall(r"<!-- from (\S+) -->\n(.*?)<!-- end -->", README, re.S)
+BLOCKS = [
+    (document, *block)
+    for document in DOCUMENTS
+    for block in re.findall(r"<!-- from (\S+) -->\n(.*?)<!-- end -->", document.read_text(), re.S)
+]
 
 
-@pytest.mark.parametrize(("file", "text"), BLOCKS, ids=[file for file, _ in BLOCKS])
-def test_quoted_files_are_quoted_as_they_are(file, text):
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    ("document", "file", "text"), BLOCKS, ids=[f"{named(d)}-{file}" for d, file, _ in BLOCKS]
+)
+def test_quoted_files_are_quoted_as_they_are(document, file, text):
     quoted = re.sub(r"^```.*\n", "", text, flags=re.M).strip()
     assert quoted == (ROOT / file).read_text().strip()
 
 
 def test_a_table_of_committed_rows_and_the_example_plugin_are_quoted():
-    files = [file for file, _ in BLOCKS]
+    files = [file for document, file, _ in BLOCKS if document == ROOT / "README.md"]
     assert "examples/bn_reset.py" in files
     assert any(file.startswith("results/cifar10_cpu/tables/") for file in files)
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        outside = target.replace("\n", " ").startswith("https://")
+        assert outside or (document.parent / target).exists(), target
 
 
-def test_commands_name_verbs_and_configs_that_exist():
-    for verb, *rest in re.findall(r"run_grid\.py (\w+)(?: (configs/\S+))?", README):
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_links_into_documents_lead_to_headings(document):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text()):
+        text = (document.parent / target if target else document).read_text()
+        headings = re.findall(r"^#+ (.*)$", text, re.M)
+        anchors = {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings}
+        assert anchor in anchors, f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_commands_name_verbs_and_configs_that_exist(document):
+    text = document.read_text()
+    for verb, *rest in re.findall(r"run_grid\.py (\w+)(?: (configs/[\w./]+))?", text):
         assert verb in VERBS
         assert all((ROOT / config).is_file() for config in rest if config)
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 1300
 
 
 def test_ci_runs_the_test_command_of_the_readme():
@@ -65,6 +92,6 @@ def test_committed_rows_come_from_the_committed_configs(file):
         return  # its run needs a GPU; that it makes a grid is all there is to test
     rows = pd.read_csv(ROOT / "results" / file.stem / "rows.csv")
     assert list(dict.fromkeys(rows["key"])) == [
-        *(key(defended or victim) for victim, defended in grid.cells()),
-        *map(key, grid.references),
+        *((defended or victim).key for victim, defended in grid.cells()),
+        *(job.key for job in grid.references),
     ]

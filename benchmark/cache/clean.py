@@ -113,10 +113,9 @@ def discard(keys: Iterable[str], store: Store, claims: Claims) -> int:
 
 def titles(entries: Sequence[Entry]) -> list[str]:
     """What each entry is, see `benchmark.cache.description`; of a failure its error."""
-    named: list[str | Description] = [_title(entry) for entry in entries]
-    described = [part for part in named if isinstance(part, Description)]
-    told = iter(description.titles(described))
-    return [part if isinstance(part, str) else next(told) for part in named]
+    parts = [_title(entry) for entry in entries]
+    named = iter(description.titles([part for part in parts if isinstance(part, Description)]))
+    return [part if isinstance(part, str) else next(named) for part in parts]
 
 
 def _entry(kind: Kind, path: Path, key: str) -> Entry:

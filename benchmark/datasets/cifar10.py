@@ -19,7 +19,7 @@ class Cifar10(Dataset):
     name: ClassVar[str] = "CIFAR-10"
     num_classes: ClassVar[int] = 10
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
-    # Not the (.2023, .1994, .2010) of some repositories: protocol.md, section 1.
+    # Not the (.2023, .1994, .2010) of some repositories: docs/protocol.md, Datasets.
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.247, 0.243, 0.261)
     flips: ClassVar[bool] = True

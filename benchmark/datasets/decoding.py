@@ -20,34 +20,35 @@ log = logging.getLogger(__name__)
 
 
 def decoded(files: Sequence[Path], size: int, root: Path) -> Tensor:
-    """The images as RGB, uint8 (N, 3, size, size), in the given order.
+    """The images as RGB, uint8 (N, 3, size, size), in the order of the files.
 
     An image of another size is resized bilinearly with antialiasing, whatever its proportions. The
-    tensor is kept below `root/decoded`, under a name that changes with any file's name, size or
-    time, so that only the first job of a grid decodes; where nothing can be written, each does.
+    tensor is saved below `root/decoded`, under a name that changes with the name, size or time of
+    any file, so that only the first job of a grid decodes; where nothing can be written, every job
+    does.
 
     Raises:
         OSError: a file is missing or is no image.
     """
-    known = hashlib.sha256(f"{size}".encode())
+    state = hashlib.sha256(f"{size}".encode())
     for file in files:
-        state = file.stat()
-        known.update(f"\n{file.relative_to(root)} {state.st_size} {state.st_mtime_ns}".encode())
-    kept = root / "decoded" / f"{known.hexdigest()[:24]}.npy"
-    if kept.is_file():
-        return torch.from_numpy(np.load(kept))
+        stat = file.stat()
+        state.update(f"\n{file.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}".encode())
+    saved = root / "decoded" / f"{state.hexdigest()[:24]}.npy"
+    if saved.is_file():
+        return torch.from_numpy(np.load(saved))
     x = np.empty((len(files), 3, size, size), np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for row, image in enumerate(pool.map(lambda file: _read(file, size), files)):
             x[row] = image.transpose(2, 0, 1)
-    draft = kept.with_suffix(f".{os.getpid()}")
+    draft = saved.with_suffix(f".{os.getpid()}")
     try:
-        kept.parent.mkdir(exist_ok=True)
+        saved.parent.mkdir(exist_ok=True)
         with draft.open("wb") as stream:
             np.save(stream, x)
-        draft.replace(kept)
+        draft.replace(saved)
     except OSError as error:
-        log.warning("decoded images are not kept: %s", error)
+        log.warning("decoded images cannot be saved: %s", error)
         with suppress(OSError):
             draft.unlink()
     return torch.from_numpy(x)

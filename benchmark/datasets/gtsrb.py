@@ -31,7 +31,7 @@ class Gtsrb(Dataset):
     torchvision calls it, and torchvision's layout of the test set.
 
     Note: torchvision downloads another training set, of 26,640 images. Pixels are not normalised
-    and images not flipped, which would change the class of some signs (protocol.md, section 1).
+    and images not flipped, which would change the class of some signs (docs/protocol.md, Datasets).
     """
 
     name: ClassVar[str] = "GTSRB"
@@ -47,10 +47,10 @@ class Gtsrb(Dataset):
         base = root / "gtsrb"
         try:
             splits = _train(base / "GTSRB"), _test(base)
-            for found, size in zip(splits, self.sizes, strict=True):
-                if len(found) != size:
-                    raise FileNotFoundError(f"{len(found)} of {size} images")
-            return Task(*(self._images(found, root) for found in splits))
+            for entries, size in zip(splits, self.sizes, strict=True):
+                if len(entries) != size:
+                    raise FileNotFoundError(f"{len(entries)} of {size} images")
+            return Task(*(self._images(entries, root) for entries in splits))
         except OSError as error:
             raise self.missing(root, str(error)) from error
 
@@ -60,18 +60,18 @@ class Gtsrb(Dataset):
                 URL + name, str(root / "gtsrb"), md5=md5, remove_finished=True
             )
 
-    def _images(self, found: list[tuple[str, int]], root: Path) -> Images:
-        x = decoded([Path(file) for file, _ in found], self.shape[1], root)
-        return Images(x, torch.tensor([label for _, label in found]), self.flips)
+    def _images(self, entries: list[tuple[str, int]], root: Path) -> Images:
+        x = decoded([Path(file) for file, _ in entries], self.shape[1], root)
+        return Images(x, torch.tensor([label for _, label in entries]), self.flips)
 
 
 def _train(base: Path) -> list[tuple[str, int]]:
     """Files and labels in the order of classes, tracks and frames."""
     full = base / "Final_Training" / "Images"
-    found: list[tuple[str, int]] = make_dataset(
+    entries: list[tuple[str, int]] = make_dataset(
         str(full if full.is_dir() else base / "Training"), extensions=(".ppm",)
     )
-    return found
+    return entries
 
 
 def _test(base: Path) -> list[tuple[str, int]]:

@@ -16,17 +16,17 @@ from benchmark.plugin import construct
 class Config:
     """One YAML file: every attack x defense x dataset x model x seed of its lists.
 
-    datasets, models, attacks, defenses: plugins, each a key, `key:VALUE`, `{key: {field: value}}`
-    or the path of a Python file in place of the key. seeds: one victim of every kind for each.
-    recipe: fields of `benchmark.train.Recipe` for the victims; an attack's own `recipe` is merged
-    over it. clean_ratio: the defender's share of
-    the clean training set, in (0, 1]. score_every: rounds between two points of a learning
-    curve. select: selection rules by defense label, where not the plugin's own. data: folder of
-    the datasets, where neither the command line nor the environment names one. clean_model: train
-    a model on clean data as well, by `recipe`; its ACC is printed under those of the victims.
+    datasets, models, attacks, defenses: plugins, as a name, `name:VALUE`, `{name: {field: value}}`,
+    or with the path of a Python file in place of the name. seeds: of everything drawn in a cell;
+    one victim of every kind for each seed. recipe: fields of `benchmark.train.Recipe` for the
+    victims; the `recipe` of an attack is merged over it. clean_ratio: the defender's share of the
+    clean training set, in (0, 1]. score_every: rounds between two points of a learning curve.
+    select: selection rules by defense label, instead of those of the plugins. data: folder of the
+    datasets, where neither the command line nor the environment names one. clean_model: train a
+    model on clean data as well, by `recipe`; its ACC is printed under those of the victims.
     effective_acc: the ACC, in (0, 1), above which a defense counts as effective in the table of
-    times to effect (the paper: 0.85 on CIFAR-10, 0.45 on Tiny ImageNet); nine tenths of the
-    victim's own when absent.
+    times to effect (the paper: 0.85 on CIFAR-10, 0.45 on Tiny ImageNet); nine tenths of that of the
+    victim when absent.
     """
 
     datasets: list[Any]

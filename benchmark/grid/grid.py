@@ -155,18 +155,18 @@ def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") ->
 
 
 def _recipes(config: Config) -> dict[Attack, Recipe]:
-    """The attacks, each with the config's recipe under the fields of a `recipe` of its own."""
+    """The attacks with the recipe of each: that of the config, under the fields of its `recipe`."""
     recipes: dict[Attack, Recipe] = {}
     for spec in config.attacks:
-        given, own = spec, {}
+        changes: Mapping[str, Any] = {}
         if isinstance(spec, Mapping) and len(spec) == 1:
             ((name, values),) = spec.items()
             if isinstance(values, Mapping) and isinstance(values.get("recipe"), Mapping):
-                own = values["recipe"]
-                given = {name: {k: v for k, v in values.items() if k != "recipe"}}
-        attack: Any = build("attacks", given)
-        what = f"attack {plugin_name(attack)!r}: recipe" if own else "recipe"
-        recipe = construct(Recipe, {**config.recipe, **own}, what)
+                changes = values["recipe"]
+                spec = {name: {k: v for k, v in values.items() if k != "recipe"}}
+        attack: Any = build("attacks", spec)
+        what = f"attack {plugin_name(attack)!r}: recipe" if changes else "recipe"
+        recipe = construct(Recipe, {**config.recipe, **changes}, what)
         if recipes.setdefault(attack, recipe) != recipe:
             raise InputError(f"two recipes for the attack {plugin_name(attack)!r}; accepted: one")
     return recipes

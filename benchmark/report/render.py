@@ -185,6 +185,27 @@ def metric_table(selected: DataFrame, metric: str, notes: tuple[str, ...] = ()) 
     return Table(caption(selected, what), text, numbers, ranks, footnotes(selected) + notes)
 
 
+def averages_table(selected: DataFrame) -> Table | None:
+    """The Average of every metric for each defense of one (dataset, model) pair, in percent.
+
+    None where an Average covers fewer than two attacks.
+    """
+    averaged = tables.averaged_attacks(selected)
+    if len(averaged) < 2:
+        return None
+    defenses = tables.labels_of(selected)[1]
+    text, numbers, ranks = (DataFrame(index=defenses) for _ in range(3))
+    for metric, title in METRICS.items():
+        mean = 100 * tables.pivot(selected, metric).loc[["Average"]]
+        text[title] = cells(selected, metric).loc["Average"].reindex(defenses, fill_value="-")
+        numbers[title] = mean.loc["Average"].reindex(defenses)
+        ranks[title] = tables.rank(mean, metric).loc["Average"].reindex(defenses)
+    text, numbers = (frame.rename_axis("Defense").reset_index() for frame in (text, numbers))
+    what = f"Average over {len(averaged)} attacks in percent; best defense bold, second underlined"
+    ranks = ranks.reset_index(drop=True)
+    return Table(caption(selected, what), text, numbers, ranks, footnotes(selected))
+
+
 def trigger_table(selected: DataFrame) -> Table | None:
     """The scores of each trigger, for one (dataset, model) pair (table 24 of the SAU paper).
 

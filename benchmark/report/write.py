@@ -17,7 +17,7 @@ from benchmark.report import figures, tables
 from benchmark.report.costs import cost_table, effect_table
 from benchmark.report.published import PUBLISHED, published_table
 from benchmark.report.remarks import attention, notes, pointer, provenance
-from benchmark.report.render import METRICS, Table, metric_table, trigger_table
+from benchmark.report.render import METRICS, Table, averages_table, metric_table, trigger_table
 from benchmark.rows import COLUMNS, KINDS, PART_COLUMNS, STATUSES
 
 
@@ -111,13 +111,15 @@ def build(
         scores = " / ".join(f"{100 * acc:.2f}" for acc in clean["acc"])
         note = f"A model trained on clean data by the same recipe: {scores}."
         made["acc"] = metric_table(selected, "acc", (note,))
-    others = {
+    every: dict[str, Table | None] = {
+        "averages": averages_table(selected),
+        **made,
         "triggers": trigger_table(selected),
         "cost": cost_table(rows),
         "effect": effect_table(rows, selected, effective_acc),
         "reported": published_table(selected, published),
     }
-    return made | {name: table for name, table in others.items() if table}
+    return {name: table for name, table in every.items() if table}
 
 
 def save(table: Table, stem: Path) -> list[Path]:

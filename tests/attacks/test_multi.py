@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark.cli.contact_sheet import contact_sheet
 
 from attacks.badnets import BadNets
 from attacks.base import Triggers, poison_test
@@ -13,6 +12,7 @@ from attacks.multi import Multi
 from attacks.sig import SIG
 from attacks.wanet import WaNet
 from benchmark.cache.store import Store
+from benchmark.cli.show import contact_sheet
 from benchmark.data import Images, to_uint8
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError

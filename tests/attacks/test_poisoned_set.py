@@ -50,7 +50,7 @@ def handed_to_ep(attack: Attack, store: Store, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(EP, "__call__", spy)
     victim = AttackJob(
         dataset=Digits(),
-        model=SmallCNN(width=2),
+        architecture=SmallCNN(width=2),
         attack=attack,
         recipe=Recipe(epochs=1, batch_size=BATCH),
         seed=0,
@@ -58,9 +58,8 @@ def handed_to_ep(attack: Attack, store: Store, monkeypatch: pytest.MonkeyPatch) 
     run_job(victim, store, Path(), CPU)
     (row,) = store.rows(victim.key)
     assert row["poison_ratio"] == len(attack.draw(Digits()(Path()).train.y, 0)) / SIZE
-    execute(
-        DefenseJob(victim=victim, defense=EP(), clean_ratio=0.1, score_every=1), store, CPU, Path()
-    )
+    job = DefenseJob(victim=victim, defense=EP(), clean_ratio=0.1, score_every=1)
+    run_job(job, store, Path(), CPU)
     (data,) = seen
     return data
 

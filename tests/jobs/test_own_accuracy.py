@@ -21,7 +21,7 @@ from models.small_cnn import SmallCNN
 CPU = torch.device("cpu")
 VICTIM = AttackJob(
     dataset=Digits(),
-    model=SmallCNN(width=4),
+    architecture=SmallCNN(width=4),
     attack=BadNets(),
     recipe=Recipe(epochs=4, batch_size=64, lr=0.05),
     seed=0,

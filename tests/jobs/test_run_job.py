@@ -2,24 +2,19 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from attacks.badnets import BadNets
-from attacks.input_aware import InputAware
-from attacks.wanet import WaNet
 from benchmark.cache.store import Store
-from benchmark.data import Images
 from benchmark.datasets.digits import Digits
 from benchmark.jobs.job import AttackJob, DefenseJob
 from benchmark.jobs.run_job import run_job
 from benchmark.plugin import build, text_digest
 from benchmark.train import Recipe
 from defenses.anp import ANP
-from defenses.ep import EP
 from models.small_cnn import SmallCNN
 
 CPU = torch.device("cpu")
@@ -155,36 +150,3 @@ def test_the_texts_of_all_plugins_of_a_job_are_recorded(store):
     assert set(plugins) == {"dataset", "architecture", "attack"}
     expected = {role: text_digest(type(plugin)) for role, plugin in plugins.items()}
     assert store.texts(VICTIM.key) == expected and len(set(expected.values())) == 3
-
-
-@pytest.mark.parametrize(
-    ("attack", "cross"),
-    [(WaNet(s=1.0), 2), (WaNet(cross_ratio=0.5), 0.5), (InputAware(**InputAware.smoke), 1)],
-    ids=["wanet", "wanet-half", "input-aware"],
-)
-def test_ep_gets_the_training_set_that_the_attack_says(tmp_path, monkeypatch, attack, cross):
-    """Of each batch of 128: 12 triggered, then `cross` times as many with their own labels."""
-    store, seen = Store(tmp_path), []
-    victim = replace(VICTIM, attack=attack)
-    run_job(victim, store, Path(), CPU)
-
-    def see(self, model, data):
-        seen.append(data)
-        yield model
-
-    monkeypatch.setattr(EP, "__call__", see)
-    run_job(defended(EP(), victim), store, Path(), CPU)
-    (data,) = seen
-    assert isinstance(data, Images)
-    clean = Digits()(Path()).train
-    changed = (data.x != clean.x).flatten(1).any(1)
-    for start in range(0, len(clean), 128):
-        batch = torch.arange(start, min(start + 128, len(clean)))
-        count = int(0.1 * len(batch))
-        poisoned, crossed, rest = batch.split(
-            (count, int(cross * count), len(batch) - count - int(cross * count))
-        )
-        assert (data.y[poisoned] == 0).all() and changed[poisoned].float().mean() > 0.9
-        assert torch.equal(data.y[crossed], clean.y[crossed])
-        assert changed[crossed].float().mean() > 0.9
-        assert not changed[rest].any() and torch.equal(data.y[rest], clean.y[rest])
