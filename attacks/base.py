@@ -212,7 +212,7 @@ def poisoned_count(ratio: float, size: int) -> int:
 
 @torch.no_grad()
 def log_cross_accuracy(model: Classifier, crossed: Tensor, y: Tensor) -> None:
-    """Log how many images keep their class under a trigger that is not meant to work on them.
+    """Log the share of images that keep their class under a trigger that should not work on them.
 
     crossed: training images, float (B, C, H, W) in [0, 1], of classes y, int64 (B,). A share far
     below the accuracy means that the attack did not learn to tell triggers apart.

@@ -136,7 +136,7 @@ def warp(x: Tensor, grid: Tensor) -> Tensor:
 
 
 def shake(x: Tensor, grid: Tensor) -> Tensor:
-    """x warped along the grid plus up to half a pixel of fresh noise: training's noise mode."""
+    """x warped along the grid plus up to half a pixel of fresh noise: noise mode."""
     noise = 2 * torch.rand(len(x), *grid.shape[1:], device=x.device) - 1
     return warp(x, (grid + noise / x.shape[-1]).clamp(-1, 1))
 
@@ -145,8 +145,10 @@ def augment(x: Tensor, single: bool, flips: bool) -> Tensor:
     """Random crop, rotation and flip, in this order, with zeros outside the image.
 
     The crop (5 pixels of padding) happens with probability 0.8 and the rotation (up to 10 degrees,
-    nearest pixel) with 0.5, each decided once for the batch. `single` draws one window,
-    angle and flip for the batch instead of one for each image. x: float (B, C, H, W).
+    nearest pixel) with 0.5, both decided once for the batch.
+
+    x: float (B, C, H, W). single: whether one window, angle and flip are drawn for the batch, or
+    one for each image. flips: whether images are mirrored with probability 1/2.
     """
     count, (height, width) = 1 if single else len(x), x.shape[-2:]
     if torch.rand(()) < 0.8:

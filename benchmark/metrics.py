@@ -40,9 +40,9 @@ def score(
 
     acc: of clean images predicted as their class. asr, racc: of poisoned images predicted as the
     attacker's class, and as their true class; of an attack with several parts the means over them,
-    and asr_1, racc_1 and so on for each. A prediction that is not finite counts as wrong; one that
-    is not finite, or the same for all clean images, gives the status "diverged". Without poisoned
-    images, acc and its count alone.
+    and asr_1, racc_1 and so on for the parts. A prediction that is not finite counts as wrong; one
+    that is not finite, or the same for all clean images, gives the status "diverged". Without
+    poisoned images, acc and its count alone.
     """
     predicted = predict(model, clean)
     broken = bool((predicted < 0).any() or (predicted == predicted[0]).all())

@@ -19,7 +19,7 @@ from models.classifier import Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class AT(Defense):
-    """Fine-tune on adversarial examples of the current model; the baseline that SAU starts from.
+    """Fine-tune on adversarial examples of the current model: the baseline of SAU.
 
     min over theta of E[CE(f(x + e), y)], e the maximiser of the same loss in an L-infinity ball
     (SAU paper, arXiv 2307.10562, table 6, C + D). All settings are those of SAU.
@@ -29,8 +29,8 @@ class AT(Defense):
     CE(f(x), y) beside the adversarial term. recipe: Adam (amsgrad) at 1e-4, constant; batch norm
     frozen and no augmentation, both part of the method; 100 epochs (Tiny ImageNet: 20).
 
-    Note: x + e is not clipped to [0, 1], as in SAU. The paper does not say whether it kept the
-    clean term; without one (weight 0) the method is that of Madry et al.
+    Note: x + e is not clipped to [0, 1], as in SAU. The SAU paper does not say whether its AT has
+    the clean term; without it (weight 0) the method is that of Madry et al.
     """
 
     name: ClassVar[str] = "AT"

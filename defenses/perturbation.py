@@ -92,8 +92,10 @@ class NormBall(PerturbationSet):
 class Flow(PerturbationSet):
     """Bilinear resampling along a flow field (Xiao et al., ICLR 2018); e is (B, 2, H, W).
 
-    The bound is on each entry, in units of the [-1, 1] sampling grid. Note: budget, step and
-    the uniform start are ours, the paper does not print them; `start` has no other meaning here.
+    The bound is on each entry, in units of the [-1, 1] sampling grid.
+
+    Note: `start` is ignored, the search begins at a uniform draw. Bound, step and start are choices
+    of this project, the SAU paper does not print them.
     """
 
     def initial(self, x: Tensor) -> Tensor:

@@ -188,6 +188,8 @@ def test_a_killed_job_goes_on_and_publishes_the_same_tensors(
 
 TRAIN = """
 import sys
+import time
+from functools import partial
 from pathlib import Path
 import torch
 from attacks.blended import Blended
@@ -200,6 +202,8 @@ from models.small_cnn import SmallCNN
 
 torch.set_num_threads(1)
 run_job.CHECKPOINT_EVERY = 0.0
+# Slow enough to be killed before its end on a busy machine.
+run_job.checkpoints = partial(run_job.checkpoints, after_save=lambda: time.sleep(0.3))
 job = AttackJob(
     dataset=Digits(),
     architecture=SmallCNN(width=4),
