@@ -215,6 +215,7 @@ run_job.run_job(job, Store(Path(sys.argv[1])), Path(), torch.device("cpu"))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_at_most_one_epoch(tmp_path: Path) -> None:
     epochs = 12
     job = AttackJob(

@@ -40,8 +40,12 @@ def check_defense(defense: Defense) -> None:
         again, _ = _run_defense(defense)
     except NotApplicable as reason:
         raise BrokenRule("a defense applies to a network with batch norm", str(reason)) from reason
-    state = torch.get_num_threads() == threads and torch.is_grad_enabled() == grad
-    require(state, "a defense leaves global state alone")
+    finally:
+        # Whatever the defense left behind must not reach what this process checks next.
+        state = torch.get_num_threads(), torch.is_grad_enabled()
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(grad)
+    require(state == (threads, grad), "a defense leaves global state alone")
     require(bool(outputs), "a defense yields at least one model")
     for logits in outputs:
         shape = logits.shape == (len(world.test), 10)

@@ -50,7 +50,9 @@ def start(root):
 
 
 @linux
-@pytest.mark.parametrize("seed", range(GRIDS))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(s, marks=[pytest.mark.slow] * (s > 1)) for s in range(GRIDS)]
+)
 def test_a_grid_survives_kills_of_workers_and_drivers(tmp_path, expected, seed):
     draw, killed, driver = random.Random(seed), 0, start(tmp_path)
     try:
