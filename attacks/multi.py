@@ -13,7 +13,7 @@ from torch import Tensor
 from attacks.asset import Asset
 from attacks.base import Attack, DataPoisoning, Trigger, Triggers, poison, triggers_of
 from benchmark.data import Images
-from benchmark.plugin import build
+from benchmark.loading import build
 from benchmark.train import Recipe
 from models.classifier import Classifier
 

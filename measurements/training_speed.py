@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmark.datasets.cifar10 import Cifar10
-from benchmark.plugin import build
+from benchmark.loading import build
 from benchmark.train import Batch, Recipe, cross_entropy, precision
 from models.classifier import Architecture
 

@@ -22,7 +22,8 @@ from benchmark.cli.plugins import describe
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError, check_range
 from benchmark.jobs.job import AttackJob, DefenseJob
-from benchmark.plugin import KINDS, Plugin, build, load, origin, plugin_name, plugin_names
+from benchmark.loading import build, load, plugin_names
+from benchmark.plugin import KINDS, Plugin, origin, plugin_name
 from benchmark.train import Recipe
 from defenses.ft import FT
 from defenses.sau import SAU
@@ -337,7 +338,7 @@ def test_reading_without_torch_gives_what_reading_with_it_gives(tmp_path):
     from benchmark.standins import without_torch
 
     def read():
-        from benchmark.plugin import build
+        from benchmark.loading import build
         return build("defenses", {sys.argv[1]: {"strength": 0.5}}).canonical()
 
     try:

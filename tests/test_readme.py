@@ -11,7 +11,7 @@ from benchmark import contract
 from benchmark.cli.main import VERBS
 from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
-from benchmark.plugin import load
+from benchmark.loading import load
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*/README.md")])

@@ -20,7 +20,7 @@ def list_plugins(arguments: argparse.Namespace) -> int:
 def describe(kind: str) -> list[str]:
     """A line for each built-in and installed plugin: its name, its title, its fields."""
     from benchmark.errors import InputError
-    from benchmark.plugin import load, plugin_names
+    from benchmark.loading import load, plugin_names
 
     lines = []
     for name in plugin_names(kind):
@@ -43,7 +43,7 @@ def fetch(arguments: argparse.Namespace) -> int:
     """Download a dataset."""
     from benchmark.data import Dataset
     from benchmark.grid.config import Config
-    from benchmark.plugin import build
+    from benchmark.loading import build
 
     dataset = build("datasets", arguments.dataset)
     assert isinstance(dataset, Dataset)

@@ -23,7 +23,8 @@ from benchmark.contract.defenses import check_defense
 from benchmark.contract.models import check_model
 from benchmark.contract.rules import BrokenRule, require
 from benchmark.errors import InputError
-from benchmark.plugin import KINDS, Plugin, construct, plugin_names
+from benchmark.loading import plugin_names
+from benchmark.plugin import KINDS, Plugin, construct
 
 __all__ = ["BrokenRule", "check"]
 

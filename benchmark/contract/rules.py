@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmark.data import Dataset, Images
-from benchmark.plugin import build
+from benchmark.loading import build
 from models.classifier import Architecture, Classifier
 
 

@@ -15,7 +15,8 @@ from benchmark.grid.config import Config
 from benchmark.grid.labels import filtered, filters_of, labels_of
 from benchmark.grid.plan import with_needs
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
-from benchmark.plugin import Plugin, build, construct, plugin_name
+from benchmark.loading import build
+from benchmark.plugin import Plugin, construct, plugin_name
 from benchmark.rows import AXES, COLUMNS, PART_COLUMNS, UNDEFENDED, Row, check_rule
 from benchmark.train import Recipe
 from defenses.base import Defense

@@ -19,7 +19,7 @@ from benchmark.errors import InputError
 from benchmark.grid.config import Config
 from benchmark.grid.grid import _judged, make_grid
 from benchmark.jobs.run_job import run_job
-from benchmark.plugin import build
+from benchmark.loading import build
 from benchmark.report.write import report
 from models.small_cnn import SmallCNN
 

@@ -18,7 +18,8 @@ from benchmark.cli import main as cli
 from benchmark.cli.show import contact_sheet
 from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
-from benchmark.plugin import KINDS, plugin_names, text_digest
+from benchmark.loading import plugin_names
+from benchmark.plugin import KINDS, text_digest
 from defenses.ft import FT
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmark import contract
-from benchmark.plugin import KINDS, load, plugin_names
+from benchmark.loading import load, plugin_names
+from benchmark.plugin import KINDS
 
 PLUGINS = [(kind, key) for kind in KINDS for key in plugin_names(kind)]
 

@@ -12,7 +12,8 @@ from benchmark.cache.store import Store
 from benchmark.datasets.digits import Digits
 from benchmark.jobs.job import AttackJob, DefenseJob
 from benchmark.jobs.run_job import run_job
-from benchmark.plugin import build, text_digest
+from benchmark.loading import build
+from benchmark.plugin import text_digest
 from benchmark.train import Recipe
 from defenses.anp import ANP
 from models.small_cnn import SmallCNN

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
-from benchmark.plugin import build
+from benchmark.loading import build
 from models.classifier import Classifier
 from models.preact_resnet18 import PreActResNet18
 from models.small_cnn import SmallCNN

@@ -1,0 +1,202 @@
+"""Loading plugins by name, by entry point or by path, and building them from their YAML form.
+
+Nothing is registered: a file that lies in `attacks/`, `defenses/`, `models/` or
+`benchmark/datasets/`, an entry point of the group `sau_bench.<kind>` of an installed distribution,
+or a file path in the YAML is a plugin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmark.errors import InputError, nearest
+from benchmark.modules import import_file, import_module
+from benchmark.plugin import IDENTITY, KINDS, Plugin, construct, installed
+
+BASES: Mapping[str, str] = {
+    "attacks": "attacks.base:Attack",
+    "defenses": "defenses.base:Defense",
+    "models": "models.classifier:Architecture",
+    "datasets": "benchmark.data:Dataset",
+}
+"""The class that plugins of each kind derive from."""
+
+
+def plugin_names(kind: str) -> list[str]:
+    """Names of all built-in and installed plugins of one kind, sorted."""
+    package = importlib.import_module(KINDS[kind])
+    files = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    built_in = [name for name in files if _is_built_in(kind, name)]
+    return sorted({*built_in, *(entry.name for entry in installed(kind))})
+
+
+def load(kind: str, name: str) -> type[Plugin]:
+    """The plugin class behind a name or the path of a Python file.
+
+    Raises:
+        InputError: no such plugin, one that cannot be imported or is incomplete, or a name that
+            several plugins have.
+    """
+    if name.endswith(".py"):
+        return _the_class(kind, import_file(Path(name)), name)
+    entries = [entry for entry in installed(kind) if entry.name == name]
+    built_in = _is_built_in(kind, name)
+    if len(entries) + built_in > 1:
+        owners = [_named(entry) for entry in entries]
+        owners[:0] = [f"{KINDS[kind].replace('.', '/')}/{name}.py"] if built_in else []
+        raise InputError(
+            f"{kind[:-1]} {name!r} is the name of several plugins: {', '.join(owners)}; "
+            "accepted: one plugin for each name (rename or uninstall the others)"
+        )
+    if entries:
+        return _from_entry_point(kind, entries[0])
+    if built_in:
+        # Only the named file is imported: a broken one beside it costs its own users alone.
+        return _the_class(kind, import_module(f"{KINDS[kind]}.{name}", name), name)
+    known = plugin_names(kind)
+    raise InputError(
+        f"unknown {kind[:-1]} {name!r}; accepted: {', '.join(known)}, or the path of a .py file"
+        f"{nearest(name, known)}"
+    )
+
+
+def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
+    """A plugin from its YAML form: `name`, `name:VALUE` or `{name: {field: value}}`.
+
+    Nested mappings (a recipe, say) are merged over the defaults of the field.
+
+    Raises:
+        InputError: unknown plugin or field, wrong type, or a value the plugin refuses.
+    """
+    values: Any
+    if isinstance(spec, str):
+        name, values = spec, {}
+    elif isinstance(spec, Mapping) and len(spec) == 1:
+        name, values = next(iter(spec.items()))
+        values = {} if values is None else values
+    else:
+        raise InputError(f"{kind}: expected a name or {{name: {{field: value}}}}, got {spec!r}")
+    if not isinstance(name, str) or not isinstance(values, Mapping):
+        raise InputError(f"{kind}: expected {{name: {{field: value}}}}, got {spec!r}")
+    name, _, value = name.partition(":") if not name.endswith(".py") else (name, "", "")
+    cls = load(kind, name)
+    if value:
+        if cls.argument is None:
+            raise InputError(f"{kind[:-1]} {name!r} takes no ':{value}'")
+        values = {cls.argument: value, **values}
+    return construct(cls, values, f"{kind[:-1]} {name!r}")
+
+
+def _base(kind: str) -> type[Plugin]:
+    module, _, name = BASES[kind].partition(":")
+    base: type[Plugin] = getattr(importlib.import_module(module), name)
+    return base
+
+
+def _classes(kind: str, module: ModuleType) -> list[type[Plugin]]:
+    """The classes of the kind that a module defines; abstract ones without a name are bases."""
+    base = _base(kind)
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not (inspect.isabstract(value) and not hasattr(value, "name"))
+    ]
+
+
+def _is_built_in(kind: str, name: str) -> bool:
+    """Whether the kind's package has a plugin file of this name, even one that is broken."""
+    module = f"{KINDS[kind]}.{name}"
+    if not name.isidentifier() or importlib.util.find_spec(module) is None:
+        return False
+    try:
+        return bool(_classes(kind, import_module(module, name)))
+    except InputError:  # `load` says what is wrong
+        return True
+
+
+def _the_class(kind: str, module: ModuleType, where: str) -> type[Plugin]:
+    """The one plugin class of a module.
+
+    Raises:
+        InputError: there is none, there are several, or it is incomplete.
+    """
+    what = kind[:-1]
+    classes = _classes(kind, module)
+    if len(classes) > 1:
+        listed = ", ".join(cls.__qualname__ for cls in classes)
+        raise InputError(f"{where} defines several plugins, {listed}; accepted: one {what} a file")
+    if classes:
+        return _complete(kind, classes[0], where)
+    base = _base(kind)
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            if issubclass(value, base) and value is not base:
+                return _complete(kind, value, where)
+            other = next((k for k in KINDS if issubclass(value, _base(k))), None)
+            if other:
+                raise InputError(
+                    f"{where} defines no {what}: {value.__qualname__} is one of the {other}"
+                )
+    raise InputError(
+        f"{where} defines no {what}; accepted: one class derived from {base.__name__} "
+        f"({base.__module__})"
+    )
+
+
+def _complete(kind: str, cls: type[Plugin], where: str) -> type[Plugin]:
+    """The class, if nothing is missing that a plugin needs.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    missing += [] if isinstance(getattr(cls, "name", None), str) else ["name (a class variable)"]
+    if missing:
+        raise InputError(f"{where}: class {cls.__qualname__} lacks {' and '.join(missing)}")
+    if "__dataclass_params__" not in vars(cls) or not cls.__dict__["__dataclass_params__"].frozen:
+        raise InputError(
+            f"{where}: class {cls.__qualname__} is not a frozen dataclass; "
+            "accepted: @dataclass(frozen=True, kw_only=True)"
+        )
+    for f in fields(cls):
+        if f.name in IDENTITY:
+            raise InputError(
+                f"{where}: field {f.name!r} of {cls.__qualname__} has a name that job keys use; "
+                f"accepted: any other than {', '.join(IDENTITY)}"
+            )
+    return cls
+
+
+def _named(entry: EntryPoint) -> str:
+    owner = entry.dist.name if entry.dist else "an unknown distribution"
+    return f"{entry.value} of {owner}"
+
+
+def _from_entry_point(kind: str, entry: EntryPoint) -> type[Plugin]:
+    """The class that an entry point names, or the one class of the module that it names.
+
+    Raises:
+        InputError: the module cannot be imported, has no such attribute, or it is no plugin.
+    """
+    where = f"{kind[:-1]} {entry.name!r} ({_named(entry)})"
+    module = import_module(entry.module, where)
+    if not entry.attr:
+        return _the_class(kind, module, where)
+    value = getattr(module, entry.attr, None)
+    base = _base(kind)
+    if not (isinstance(value, type) and issubclass(value, base)):
+        what = "does not exist" if value is None else f"is no class derived from {base.__name__}"
+        raise InputError(f"{where}: {entry.attr!r} {what}")
+    return _complete(kind, value, where)
