@@ -31,7 +31,7 @@ from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Store
 from benchmark.canonical import job_key
 from benchmark.run.driver import Driver, Outcome
-from benchmark.run.durations import Durations, chains
+from benchmark.run.durations import Durations, Work, chains
 from benchmark.run.local import LocalPool
 from benchmark.run.pool import Pool
 
@@ -136,7 +136,8 @@ def known(plan: Plan) -> Durations:
     """What a scheduler knows that has seen such jobs before, with noise of their own."""
     draw, durations = random.Random(1), Durations()
     for step in plan.values():
-        durations.learn(step.description, step.job.seconds * draw.lognormvariate(0, 0.1))
+        work = Work.of(step.description, step.flops)
+        durations.learn(work, step.job.seconds * draw.lognormvariate(0, 0.1))
     return durations
 
 

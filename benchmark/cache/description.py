@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+TRAINING_SET = 50_000
+"""Images of a training set whose size is not known."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -61,7 +64,8 @@ class Description:
         """Passes over the training set that the job's fields ask for, as far as they tell."""
         if "defense" in self.canonical:
             share = float(self.canonical.get("clean_ratio", 1))
-            return share * _epochs(self.canonical["defense"])
+            defense = self.canonical["defense"]
+            return share * _epochs(defense) + _drawn(defense) / TRAINING_SET
         return _epochs(self.canonical.get("recipe", {}))
 
     @property
@@ -117,5 +121,12 @@ def _epochs(value: Any) -> float:
     """All epochs of a method: its fields', those of its recipes, of a network it trains first."""
     if not isinstance(value, Mapping):
         return 0.0
-    epochs = value.get("epochs", 0)
-    return float(epochs) + sum(_epochs(entry) for entry in value.values())
+    epochs = sum(float(value.get(name, 0)) for name in ("epochs", "rounds"))
+    return epochs + sum(_epochs(entry) for entry in value.values())
+
+
+def _drawn(defense: Any) -> float:
+    """Images of a method that counts iterations instead of epochs."""
+    if not isinstance(defense, Mapping):
+        return 0.0
+    return float(defense.get("iterations", 0)) * float(defense.get("batch_size", 0))

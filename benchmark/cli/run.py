@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmark.grid.config import read
     from benchmark.grid.grid import make_grid
     from benchmark.grid.plan import make_plan
-    from benchmark.jobs.flops import training_flops
+    from benchmark.jobs.flops import described_flops, training_flops
     from benchmark.jobs.run_job import run_job
     from benchmark.run.driver import Driver
     from benchmark.run.durations import learned
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         with closing(pool):
             done = {key for key in plan if key in store} - again
-            durations = learned(store, device)
+            durations = learned(store, device, described_flops)
             print(preview(plan, done, durations, pool.slots(), arguments.per_device, device))
         return 0
     check_data(grid, store, again, data)
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.retry_failed:
             for key in plan:
                 store.forget_failure(key)
-        durations = learned(store, device)
+        durations = learned(store, device, described_flops)
         work = partial(run_job, store=Store(store.root.absolute()), data=data.absolute())
         with Progress(plan, store, pool, durations) as progress:
             driver = Driver(
@@ -206,12 +206,17 @@ def preview(
     text = f"{len(plan)} jobs: {len(missing)} to run, {len(plan) - len(missing)} cached"
     if not missing:
         return text
-    work = sum(durations.seconds(plan[key]) for key in missing) / per_device
+    steps = [plan[key] for key in missing]
+    least, most = (hours / 3600 / per_device for hours in durations.range(steps))
+    work = sum(map(durations.seconds, steps)) / 3600 / per_device
     wall = wall_time(plan, {}, missing, slots, durations)
     where = f"{_count(slots, 'slot')}" + (f" of {device}" if device else "")
-    text += f"\nabout {work / 3600:.2f} device hours, {duration(wall)} on {where}"
-    if guesses := sum(not durations.is_measured(plan[key]) for key in missing):
-        text += f"; a guess for {guesses} of them: nothing like these was measured on this device"
+    text += f"\nabout {work:.2f} device hours, {duration(wall)} on {where}"
+    if guesses := sum(not durations.is_measured(step) for step in steps):
+        text += (
+            f"; a guess for {guesses} of them, nothing like these was measured on this device: "
+            f"{least:.2f} to {most:.2f} device hours"
+        )
     return text
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.data import Dataset
+from benchmark.errors import InputError
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
+from benchmark.loading import load
+from benchmark.plugin import IDENTITY, construct
 from models.classifier import Architecture
 
 
@@ -24,6 +30,28 @@ def training_flops(job: Job) -> float:
             return 3.0 * job.dataset.train_size * _forward(job.dataset, job.architecture)
         case _:
             return 0.0
+
+
+def described_flops(canonical: Mapping[str, Any]) -> float:
+    """`training_flops` of a finished job by its canonical JSON; 0 if its plugins are not here."""
+    victim = canonical.get("victim", canonical)
+    try:
+        parts = [victim["dataset"], victim["architecture"]]
+        return _described(*(json.dumps(part, sort_keys=True) for part in parts))
+    except (InputError, KeyError, TypeError):
+        return 0.0
+
+
+@lru_cache
+def _described(dataset: str, architecture: str) -> float:
+    built = [_rebuilt(*pair) for pair in (("datasets", dataset), ("models", architecture))]
+    return 3.0 * built[0].train_size * _forward(*built)
+
+
+def _rebuilt(kind: str, text: str) -> Any:
+    part = json.loads(text)
+    fields = {name: value for name, value in part.items() if name not in IDENTITY}
+    return construct(load(kind, part["plugin"]), fields, part["plugin"])
 
 
 @lru_cache

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from benchmark.cache.claims import Claims
 from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Store
-from benchmark.run.durations import Durations, chains, row_order
+from benchmark.run.durations import Durations, Work, chains, row_order
 from benchmark.run.failures import (
     LOG_LINES,
     Failure,
@@ -234,7 +234,7 @@ class Driver:
             return
         record: Failure | None = failure(error, log=self._log(key)) if error else future.result()
         if record is None and key in self.store:
-            self.durations.learn(step.description, seconds)
+            self.durations.learn(Work.of(step.description, step.flops), seconds)
             self._settle(key)
             self.emit(Outcome(step, "done", seconds=seconds))
             return

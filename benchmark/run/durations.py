@@ -1,116 +1,177 @@
 """How long jobs take, and in which order they start.
 
-Durations are hints, learned from finished jobs: they never enter a job's key or its result. A job
-is known by its description alone, so that finished jobs of any grid can be read back.
+Durations are hints: they never enter a job's key or its result. They start from the committed rows
+of this repository and are learned from finished jobs of the cache and of the run.
 """
 
 from __future__ import annotations
 
+import csv
 import heapq
 import json
+import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from benchmark.cache.description import Description
 from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Store
 
+PRIORS = Path(__file__).with_name("priors.csv")
+"""Seconds of the jobs behind the committed rows, written by `measurements/durations.py`."""
 PASS = 1.7e14
 """Operations of a training pass over 50,000 images of 32 x 32 pixels through a ResNet-18: what a
-pass counts for when nothing else is known of it."""
+pass counts for when the network is not known."""
 SPEED = {"gpu": 1.7e13, "cpu": 1e11}
 """Operations per second of one job, before anything is measured: a data-centre GPU in fp32; one or
 two cores of a server, between fp32 and bf16."""
-REST = 20.0
+REST = 2.0
 """Seconds for a job beside its passes."""
-MEASURED = 3
-"""The first so many traits are of the same kind of job and method: a measurement, not a guess."""
+ALIKE = 10.0
+"""A measurement counts for jobs with up to so many times more or less work: small ones are mostly
+overhead, and say nothing of large ones."""
+DOUBT = 3.0
+"""A guess may be off by this factor."""
 
 
-def traits(description: Description) -> tuple[str, ...]:
-    """What a job's duration depends on, from the most telling to the least."""
-    d = description
-    chain = (
-        ("cell", d.kind, d.method, d.dataset, d.architecture, d.attack),
-        ("place", d.kind, d.method, d.dataset, d.architecture),
-        ("method", d.kind, d.method),
-        ("dataset", d.kind, d.dataset),
-        ("kind", d.kind),
-        ("job",),
-    )
-    return tuple(" ".join(trait) for trait in chain)
+@dataclass(frozen=True)
+class Work:
+    """What the duration of a job depends on.
+
+    kind, method, dataset, architecture, attack: names, see `benchmark.cache.description`. passes:
+    over the training set, as far as the job's fields tell. flops: operations of a pass; 0 if
+    unknown.
+    """
+
+    kind: str
+    method: str
+    dataset: str
+    architecture: str
+    attack: str
+    passes: float
+    flops: float
+
+    @classmethod
+    def of(cls, d: Description, flops: float) -> Work:
+        """The work of a job by its description."""
+        return cls(d.kind, d.method, d.dataset, d.architecture, d.attack, d.passes, flops)
+
+    @property
+    def traits(self) -> tuple[tuple[str, ...], ...]:
+        """What other jobs may have in common with this one, from the most telling to the least."""
+        place = self.kind, self.method, self.dataset, self.architecture
+        return (*place, self.attack), place, place[:2], (self.kind, self.dataset), (self.kind,), ()
+
+    def seconds(self, speed: float) -> float:
+        """Seconds at so many operations per second."""
+        return REST + self.passes * (self.flops or PASS) / speed
 
 
-def weight(description: Description) -> float:
-    """Seconds by passes alone, on a GPU; only the ratio of two of them is of use."""
-    return REST + PASS / SPEED["gpu"] * description.passes
+MEASURED = 2
+"""The first so many traits are of the same method, dataset and network: a measurement."""
 
 
 class Durations:
     """Expected seconds of jobs on one device.
 
-    What is learned is by how much a job's kind differs from its weight, so that a change of epochs
-    is not a change of kind and one measurement corrects the guesses of all others. Before anything
-    is measured, a guess counts the operations of the job's passes at a typical speed of the device.
-    device: as in rows; measurements of another one count in proportion to typical speeds.
+    What is learned is by which factor jobs differ from the time that their arithmetic takes at a
+    typical speed of the device, so that images, pixels, network and epochs are accounted for. Of
+    measured jobs those count that have most in common with the one in question. device: as in rows;
+    measurements of another one count in proportion to typical speeds.
     """
 
     def __init__(self, device: str = "") -> None:
         self.device = _kind(device)
-        self._ratios: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
-        self._known: dict[tuple[str, float, float], tuple[float, bool]] = {}
+        self._samples: dict[str, dict[tuple[str, ...], list[tuple[float, float]]]] = {}
+        self._known: dict[Work, tuple[float, bool]] = {}
 
-    def learn(self, description: Description, seconds: float, device: str | None = None) -> None:
+    def learn(self, work: Work, seconds: float, device: str | None = None) -> None:
         """A finished job took so long on a device, by default on this one."""
-        ratio = max(seconds, 1e-3) / weight(description)
-        ratios = self._ratios[self.device if device is None else _kind(device)]
-        for trait in traits(description):
-            count, total = ratios.get(trait, (0, 0.0))
-            ratios[trait] = count + 1, total + ratio
+        where = self.device if device is None else _kind(device)
+        expected = work.seconds(_speed(where))
+        sample = expected, max(seconds, 1e-3) / expected
+        samples = self._samples.setdefault(where, defaultdict(list))
+        for trait in work.traits:
+            samples[trait].append(sample)
         self._known.clear()
 
     def seconds(self, step: Step) -> float:
         return self._expect(step)[0]
 
     def is_measured(self, step: Step) -> bool:
-        """Whether the expectation rests on jobs of the same kind and method on this device."""
+        """Whether jobs of the same method, dataset and network were measured on this device."""
         return self._expect(step)[1]
 
+    def range(self, steps: Iterable[Step]) -> tuple[float, float]:
+        """Seconds that the jobs take together, at least and at most: guesses may be off."""
+        least = most = 0.0
+        for step in steps:
+            seconds, is_measured = self._expect(step)
+            doubt = 1.0 if is_measured else DOUBT
+            least, most = least + seconds / doubt, most + seconds * doubt
+        return least, most
+
     def _expect(self, step: Step) -> tuple[float, bool]:
-        cell = traits(step.description)
-        name = cell[0], step.description.passes, step.flops
-        if name not in self._known:
-            self._known[name] = self._look_up(step, cell)
-        return self._known[name]
+        work = Work.of(step.description, step.flops)
+        if work not in self._known:
+            self._known[work] = self._look_up(work)
+        return self._known[work]
 
-    def _look_up(self, step: Step, chain: Iterable[str]) -> tuple[float, bool]:
-        expected = weight(step.description)
-        others = [device for device in self._ratios if device != self.device]
-        for device in (self.device, *others):
-            slower = _speed(device) / _speed(self.device)
-            for rank, trait in enumerate(chain):
-                if trait in self._ratios.get(device, {}):
-                    count, total = self._ratios[device][trait]
-                    is_measured = device == self.device and rank < MEASURED
-                    return expected * slower * total / count, is_measured
-        operations = (step.flops or PASS) * step.description.passes
-        return REST + operations / _speed(self.device), False
+    def _look_up(self, work: Work) -> tuple[float, bool]:
+        expected = work.seconds(_speed(self.device))
+        others = [device for device in self._samples if device != self.device]
+        for rank, trait in enumerate(work.traits):
+            for device in (self.device, *others):
+                there = work.seconds(_speed(device))
+                factors = [
+                    factor
+                    for seconds, factor in self._samples.get(device, {}).get(trait, ())
+                    if 1 / ALIKE <= seconds / there <= ALIKE
+                ]
+                if factors:
+                    mean = math.fsum(factors) / len(factors)
+                    return expected * mean, device == self.device and rank < MEASURED
+        return expected, False
 
 
-def learned(store: Store, device: str) -> Durations:
-    """From the rows of all finished jobs of a cache."""
+def learned(
+    store: Store, device: str, flops: Callable[[Mapping[str, object]], float] = lambda _: 0.0
+) -> Durations:
+    """From the committed rows and from all finished jobs of a cache.
+
+    flops: operations of a training pass of the job with this canonical JSON.
+    """
     durations = Durations(device)
+    for work, seconds, where in priors():
+        durations.learn(work, seconds, where)
     for key in store.keys():  # noqa: SIM118 - a store is no mapping
         folder = store.root / key
         try:
             description = Description(json.loads((folder / "job.json").read_text()))
             rows = json.loads((folder / "rows.json").read_text())
             seconds = max(row["seconds"] for row in rows)
-            durations.learn(description, seconds, rows[0].get("device", ""))
+            work = Work.of(description, flops(description.canonical))
+            durations.learn(work, seconds, rows[0].get("device", ""))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # only a hint is lost; whoever needs the folder will say what is wrong with it
     return durations
+
+
+def priors(file: Path = PRIORS) -> list[tuple[Work, float, str]]:
+    """(work, seconds, device) of the jobs behind the committed rows."""
+
+    def work(line: Mapping[str, str]) -> Work:
+        names = {name: line[name] for name in ("kind", "method", "dataset", "architecture")}
+        numbers = {name: float(line[name]) for name in ("passes", "flops")}
+        return Work(**names, attack=line["attack"], **numbers)
+
+    with file.open(newline="") as stream:
+        return [
+            (work(line), float(line["seconds"]), line["device"]) for line in csv.DictReader(stream)
+        ]
 
 
 def chains(plan: Plan, open_keys: Collection[str], durations: Durations) -> dict[str, float]:

@@ -143,7 +143,7 @@ def starts(outcomes):
 
 
 def test_the_longest_chain_starts_first_then_the_order_given(tmp_path):
-    # Twenty seconds each, and ten more for each epoch, as long as nothing is measured.
+    # Two seconds each, and ten more for each epoch, as long as nothing is measured.
     short, long, alone = Fake("short", None, 1), Fake("long", None, 5), Fake("alone", None, 3)
     jobs = [Fake("s", short), short, alone, Fake("l1", long), Fake("l2", long, 4), Fake("also")]
     pool = Threads(1)
@@ -158,8 +158,8 @@ def test_a_budget_completes_rows_cheapest_first_and_starts_nothing_too_long(tmp_
     jobs.append(Fake("rest", done))
     pool = Threads(1)
     drive([done], tmp_path, pool)
-    # 20 s are missing of one row, 80 s of the next; "dear" alone would take 110 s.
-    outcomes, driver = drive(jobs, tmp_path, pool, budget=100, durations=Fixed())
+    # 2 s are missing of one row, 26 s of the next; "dear" alone would take 92 s.
+    outcomes, driver = drive(jobs, tmp_path, pool, budget=50, durations=Fixed())
     pool.close()
     assert starts(outcomes) == ["rest", "cheap", "c1", "c2"]
     assert [str(step) for step in driver.left()] == ["dear", "d1"]
