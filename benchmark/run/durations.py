@@ -164,9 +164,10 @@ def priors(file: Path = PRIORS) -> list[tuple[Work, float, str]]:
     """(work, seconds, device) of the jobs behind the committed rows."""
 
     def work(line: Mapping[str, str]) -> Work:
-        names = {name: line[name] for name in ("kind", "method", "dataset", "architecture")}
-        numbers = {name: float(line[name]) for name in ("passes", "flops")}
-        return Work(**names, attack=line["attack"], **numbers)
+        names = ("kind", "method", "dataset", "architecture", "attack")
+        kind, method, dataset, architecture, attack = (line[name] for name in names)
+        passes, flops = float(line["passes"]), float(line["flops"])
+        return Work(kind, method, dataset, architecture, attack, passes, flops)
 
     with file.open(newline="") as stream:
         return [
