@@ -87,6 +87,7 @@ class Durations:
         self.device = _kind(device)
         self._samples: dict[str, dict[tuple[str, ...], list[tuple[float, float]]]] = {}
         self._known: dict[Work, tuple[float, bool]] = {}
+        self._works: dict[str, Work] = {}
 
     def learn(self, work: Work, seconds: float, device: str | None = None) -> None:
         """A finished job took so long on a device, by default on this one."""
@@ -115,7 +116,9 @@ class Durations:
         return least, most
 
     def _expect(self, step: Step) -> tuple[float, bool]:
-        work = Work.of(step.description, step.flops)
+        work = self._works.get(step.key)
+        if work is None:
+            work = self._works[step.key] = Work.of(step.description, step.flops)
         if work not in self._known:
             self._known[work] = self._look_up(work)
         return self._known[work]

@@ -50,7 +50,7 @@ def defense(plugin="ft", epochs=100, **more):
 
 
 def step(canonical, **more):
-    return Step("k", "job", Description(canonical), **more)
+    return Step(str(canonical) + str(more), "job", Description(canonical), **more)
 
 
 def work(canonical, flops=0.0):
