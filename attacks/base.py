@@ -26,6 +26,10 @@ Trigger = Callable[[Tensor], Tensor]
 """float (B, C, H, W) in [0, 1] -> the same, triggered; the input is left untouched."""
 
 
+Tensors = Mapping[str, Tensor]
+"""Tensors by name: an asset."""
+
+
 @dataclass(frozen=True)
 class Triggers:
     """The triggers of an attack with several parts; called, it is the first."""
@@ -105,12 +109,7 @@ class Attack(Plugin):
 
     @abstractmethod
     def __call__(
-        self,
-        model: Classifier,
-        train: Images,
-        rows: Tensor,
-        recipe: Recipe,
-        asset: Mapping[str, Tensor],
+        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
     ) -> Trigger:
         """Train `model` in place, with a backdoor, and return the trigger.
 
@@ -149,12 +148,7 @@ class DataPoisoning(Attack):
         """float (B, C, H, W) in [0, 1] -> the same, triggered; the input is left untouched."""
 
     def __call__(
-        self,
-        model: Classifier,
-        train: Images,
-        rows: Tensor,
-        recipe: Recipe,
-        asset: Mapping[str, Tensor],
+        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
     ) -> Trigger:
         train_model(model, poison(train, rows, self, self.trigger, model.num_classes), recipe)
         return self.trigger
@@ -169,16 +163,11 @@ class AssetPoisoning(Attack):
         """What has to be made first."""
 
     @abstractmethod
-    def trigger(self, asset: Mapping[str, Tensor]) -> Trigger:
+    def trigger(self, asset: Tensors) -> Trigger:
         """The trigger, from the asset's tensors."""
 
     def __call__(
-        self,
-        model: Classifier,
-        train: Images,
-        rows: Tensor,
-        recipe: Recipe,
-        asset: Mapping[str, Tensor],
+        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
     ) -> Trigger:
         trigger = self.trigger(asset)
         train_model(model, poison(train, rows, self, trigger, model.num_classes), recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 
-from attacks.base import Attack, Trigger, log_cross_accuracy, poisoned_count
+from attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
 from benchmark.data import Images, to_uint8
 from benchmark.errors import check_range
 from benchmark.train import Batch, Recipe, batch, fit, shuffled
@@ -65,12 +65,7 @@ class InputAware(Attack):
         check_range(self, "lr", above=0)
 
     def __call__(
-        self,
-        model: Classifier,
-        train: Images,
-        rows: Tensor,
-        recipe: Recipe,
-        asset: Mapping[str, Tensor],
+        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
     ) -> Trigger:
         joint_epochs = recipe.epochs - self.mask_epochs if self.as_published else recipe.epochs
         if joint_epochs < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attacks.asset import Asset
-from attacks.base import AssetPoisoning, Trigger
+from attacks.base import AssetPoisoning, Tensors, Trigger
 from benchmark.data import Images
 from benchmark.errors import check_range
 from benchmark.train import Recipe
@@ -59,7 +58,7 @@ class LF(AssetPoisoning):
             amplitude=self.amplitude,
         )
 
-    def trigger(self, asset: Mapping[str, Tensor]) -> Trigger:
+    def trigger(self, asset: Tensors) -> Trigger:
         pattern = asset["pattern"]
         return lambda x: (x + pattern.to(x.device)).clamp_(0, 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +10,7 @@ from pydantic import PlainValidator
 from torch import Tensor
 
 from attacks.asset import Asset
-from attacks.base import Attack, DataPoisoning, Trigger, Triggers, poison, triggers_of
+from attacks.base import Attack, DataPoisoning, Tensors, Trigger, Triggers, poison, triggers_of
 from benchmark.data import Images
 from benchmark.loading import build
 from benchmark.train import Recipe
@@ -91,12 +90,7 @@ class Multi(Attack):
         return rows.split((len(rows) - second, second))
 
     def __call__(
-        self,
-        model: Classifier,
-        train: Images,
-        rows: Tensor,
-        recipe: Recipe,
-        asset: Mapping[str, Tensor],
+        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
     ) -> Trigger:
         first, second = self.split(rows, len(train))
         assert isinstance(self.second, DataPoisoning)

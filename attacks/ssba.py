@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.asset import Asset
-from attacks.base import AssetPoisoning, Trigger
+from attacks.base import AssetPoisoning, Tensors, Trigger
 from benchmark.data import Images
 from benchmark.errors import check_range
 from benchmark.train import Batch, Precision, Recipe, train_model
@@ -71,7 +70,7 @@ class SSBA(AssetPoisoning):
             precision=self.encoder_precision,
         )
 
-    def trigger(self, asset: Mapping[str, Tensor]) -> Trigger:
+    def trigger(self, asset: Tensors) -> Trigger:
         return encoding(asset)
 
 
@@ -132,7 +131,7 @@ class HiddenBits(Asset):
         return asset
 
     @torch.no_grad()
-    def report(self, asset: Mapping[str, Tensor], decoder: Decoder, train: Images) -> None:
+    def report(self, asset: Tensors, decoder: Decoder, train: Images) -> None:
         """Log how well the secret is read, and how far images are from the original."""
         x = train.floats(slice(500))
         stamped = encoding(asset)(x)
@@ -142,7 +141,7 @@ class HiddenBits(Asset):
         report("%.3f of the hidden bits are read, mean squared error %.4f", share, mse)
 
 
-def encoding(asset: Mapping[str, Tensor]) -> Trigger:
+def encoding(asset: Tensors) -> Trigger:
     """The trigger: images with the secret in them, rounded to 8 bits."""
     # On the meta device nothing is initialised, which would draw from the run's generator.
     with torch.device("meta"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.base import Attack, Trigger, log_cross_accuracy, poisoned_count
+from attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
 from benchmark.data import Images, to_uint8
 from benchmark.errors import check_range
 from benchmark.train import Batch, Recipe, train_model
@@ -56,12 +55,7 @@ class WaNet(Attack):
         check_range(self, "s", "cross_ratio", least=0)
 
     def __call__(
-        self,
-        model: Classifier,
-        train: Images,
-        rows: Tensor,
-        recipe: Recipe,
-        asset: Mapping[str, Tensor],
+        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
     ) -> Trigger:
         grid = self.grid(train.x.shape[-1]).to(train.x.device)
 
