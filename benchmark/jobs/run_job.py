@@ -198,7 +198,8 @@ def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:
 @contextmanager
 def _training(job: Job, store: Store, clock: Clock) -> Iterator[None]:
     """Inside the block the clock runs, and trainings are saved and resumed."""
-    with checkpoints(store.checkpoint(job.key), CHECKPOINT_EVERY, (clock,)), clock.running():
+    file = store.checkpoint(job.key)
+    with checkpoints(file, CHECKPOINT_EVERY, (clock,), key=job.key), clock.running():
         yield
 
 
