@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from benchmark.data import Images
-from benchmark.plugin import origin
+from benchmark.plugin import origin, pickled
 from benchmark.train import Recipe, train_model
 from models.classifier import Classifier
 
@@ -31,6 +31,9 @@ class Asset(ABC):
         """What identifies the asset, beside data, seed and, if it uses them, model and recipe."""
         name = {"asset": type(self).__name__, "revision": self.revision}
         return asdict(self) | name | origin(type(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self)
 
     @abstractmethod
     def __call__(self, model: Classifier, train: Images, recipe: Recipe) -> dict[str, Tensor]:

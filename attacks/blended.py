@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,17 +45,22 @@ class Blended(DataPoisoning):
 
     def trigger(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        picture = _picture(self.image or str(PICTURE), height, width).to(x.device)
+        picture = _picture(self._content, height, width).to(x.device)
         return x * (1 - self.alpha) + picture * self.alpha
 
     def canonical(self) -> dict[str, Any]:
         """The picture counts by its content, not by its path."""
-        content = Path(self.image or PICTURE).read_bytes()
-        return super().canonical() | {"image": hashlib.sha256(content).hexdigest()}
+        return super().canonical() | {"image": hashlib.sha256(self._content).hexdigest()}
+
+    @cached_property
+    def _content(self) -> bytes:
+        """The file, read once: the key describes the very pixels of the trigger."""
+        return Path(self.image or PICTURE).read_bytes()
 
 
-@lru_cache
-def _picture(path: str, height: int, width: int) -> Tensor:
+@lru_cache(maxsize=8)
+def _picture(content: bytes, height: int, width: int) -> Tensor:
     """The picture squeezed to the image's size, float (1, 3, height, width) in [0, 1]."""
-    picture = Image.open(path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    whole = Image.open(io.BytesIO(content)).convert("RGB")
+    picture = whole.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float().div(255)

@@ -19,3 +19,16 @@ def canonical_json(value: Any) -> str:
 def job_key(canonical: Any) -> str:
     """The key of a job: 24 hex digits of the sha256 of its canonical JSON."""
     return hashlib.sha256(canonical_json(canonical).encode()).hexdigest()[:24]
+
+
+def differences(first: Any, second: Any, name: str = "") -> list[str]:
+    """Dotted names of the fields in which two JSON values differ."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return [] if first == second else [name]
+    return [
+        difference
+        for field in {**first, **second}
+        for difference in differences(
+            first.get(field), second.get(field), f"{name}.{field}" if name else field
+        )
+    ]

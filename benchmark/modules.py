@@ -6,13 +6,19 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from benchmark.errors import InputError, one_line
 
 BY_PATH = "plugin_"
 """How the package names of files that were imported by path begin."""
+
+_texts: dict[str, str] = {}
 
 
 def import_module(name: str, where: str) -> ModuleType:
@@ -25,7 +31,8 @@ def import_module(name: str, where: str) -> ModuleType:
         InputError: it cannot be imported, for whatever reason.
     """
     try:
-        return importlib.import_module(name)
+        with _exactly(name):
+            return importlib.import_module(name)
     except Exception as error:  # whatever the plugin's file raises while it is imported
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{where} cannot be imported: {reason}") from error
@@ -43,7 +50,7 @@ def import_file(path: Path) -> ModuleType:
     package = BY_PATH + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     name = f"{package}.{path.stem}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
+        spec = importlib.util.spec_from_file_location(name, path, loader=_Exact(name, str(path)))
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
@@ -59,3 +66,63 @@ def import_file(path: Path) -> ModuleType:
 def is_by_path(module: str) -> bool:
     """Whether a module of this name was imported from the path of a file."""
     return module.startswith(BY_PATH)
+
+
+def text_digest(module: str) -> str:
+    """The sha256 of the text of an imported module: of the code that runs, not of the file now.
+
+    Exact for what `import_module` and `import_file` have imported; of another module the file is
+    read when this is first called.
+    """
+    if module not in _texts:
+        _texts[module] = file_digest(Path(str(sys.modules[module].__file__)))
+    return _texts[module]
+
+
+def file_digest(file: Path) -> str:
+    """The sha256 of a file as it is now; empty if it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+class _Exact(SourceFileLoader):
+    """Compiles the very bytes that it hashes.
+
+    Compiled code beside the file is not used: it counts as fresh if the file's size and the second
+    of its last change are the same.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        text = self.get_data(self.path)
+        code: CodeType = self.source_to_code(text, self.path)
+        _texts[fullname] = hashlib.sha256(text).hexdigest()
+        return code
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or type(spec.loader) is not SourceFileLoader:
+            return None  # of another kind, or found by another finder
+        spec.loader = _Exact(fullname, spec.loader.path)
+        return spec
+
+
+@contextmanager
+def _exactly(name: str) -> Iterator[None]:
+    """Inside the block, the module of this name is imported by `_Exact`."""
+    finder = _Finder(name)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)

@@ -6,21 +6,21 @@ are.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
+import sys
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from functools import lru_cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from benchmark import modules
 from benchmark.errors import InputError, nearest
-from benchmark.modules import import_file, is_by_path
+from benchmark.modules import import_file, import_module, is_by_path
+from benchmark.process import Stale
 
 KINDS: Mapping[str, str] = {
     "attacks": "attacks",
@@ -60,10 +60,7 @@ class Plugin(ABC):
         return asdict(self) | name | origin(cls)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by name, file and fields: a worker has not imported a plugin given by path."""
-        cls = type(self)
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        return _restore, (cls.__module__, inspect.getfile(cls), cls.__qualname__, values)
+        return pickled(self)
 
 
 def plugin_name(plugin: Plugin) -> str:
@@ -89,13 +86,19 @@ def origin(cls: type) -> dict[str, str]:
 
 
 def text_digest(cls: type) -> str:
-    """The sha256 of the file that defines the class, read once in a process."""
-    return _digest(inspect.getfile(cls))
+    """The sha256 of the text that the class was imported from, see `benchmark.modules`."""
+    return modules.text_digest(cls.__module__)
 
 
-@lru_cache
-def _digest(file: str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+def pickled(value: Any) -> tuple[Any, ...]:
+    """What `__reduce__` of a dataclass in a plugin's file returns: class, text and fields.
+
+    A worker has not imported a plugin given by path, or has imported an earlier text of the file.
+    """
+    cls = type(value)
+    values = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+    where = cls.__module__, inspect.getfile(cls), cls.__qualname__
+    return _restore, (*where, text_digest(cls), values)
 
 
 def installed(kind: str) -> list[EntryPoint]:
@@ -156,7 +159,17 @@ def _distribution(module: str) -> str:
     return ""
 
 
-def _restore(module: str, file: str, name: str, values: dict[str, Any]) -> Any:
-    by_path = is_by_path(module)
-    loaded = import_file(Path(file)) if by_path else import_module(module)
+def _restore(module: str, file: str, name: str, text: str, values: dict[str, Any]) -> Any:
+    """The value, made by the text that it was pickled with.
+
+    Raises:
+        Stale: this process has imported another text; one that imports the file anew has the text.
+        InputError: the file has changed.
+    """
+    imported = module in sys.modules
+    loaded = import_file(Path(file)) if is_by_path(module) else import_module(module, name)
+    if modules.text_digest(module) != text:
+        if imported and modules.file_digest(Path(file)) == text:
+            raise Stale(f"{file} was imported before it changed")
+        raise InputError(f"plugin {name!r}: {file} has changed since its jobs were planned")
     return getattr(loaded, name)(**values)

@@ -129,7 +129,7 @@ def fit(
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizers = [recipe.make_optimizer(trainable), *extra_optimizers]
     schedule = recipe.make_schedule(optimizers[0])
-    stage = checkpoint.enter([model, *optimizers, schedule, *checkpointed])
+    stage = checkpoint.enter([model, *optimizers, schedule, *checkpointed], recipe.epochs)
     for epoch in range(stage.epochs + 1, recipe.epochs + 1):
         total = torch.zeros((), device=data.y.device)
         steps = shuffled(len(data), recipe.batch_size, data.y.device, recipe.drop_last)

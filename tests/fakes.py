@@ -82,6 +82,7 @@ def act(job, root):
     first = attempts(root, name) == 1
     start = time.time()
     with store.draft(key(job)) as draft:
+        draft.write_json("job.json", job.canonical())
         (draft.folder / "log.jsonl").write_text(f"{name} begins\n")
         if job.need:
             store.rows(key(job.need))
@@ -116,6 +117,7 @@ def compute(job, root):
     value = store.rows(key(job.need))[0]["value"] if job.need else ""
     with store.draft(key(job)) as draft:
         time.sleep(0.05)
+        draft.write_json("job.json", job.canonical())
         draft.write_json("rows.json", [{"value": job_key(value + job.name)}])
 
 

@@ -1,6 +1,11 @@
 """A training that was interrupted is resumed, and ends in the same bits as one that was not."""
 
+import hashlib
+import io
+import logging
+import math
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -21,7 +26,7 @@ from attacks.lf import LF
 from attacks.ssba import SSBA
 from attacks.wanet import WaNet
 from benchmark.cache.store import Store
-from benchmark.checkpoint import checkpoints
+from benchmark.checkpoint import checkpoints, enter
 from benchmark.cost import Clock
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
@@ -135,21 +140,100 @@ def test_a_checkpoint_is_taken_when_it_is_time_to(digits: Images, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_a_damaged_or_foreign_checkpoint_is_not_used(
-    content: bytes | None, digits: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
+KEY = "a" * 24
+
+
+def interrupted(file: Path, data: Images, key: str = KEY) -> bytes:
+    """The checkpoint, after its first epoch, of a training that was interrupted."""
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.raises(Killed), checkpoints(file, 0, after_save=kill, key=key):
+        train_model(start(), data, RECIPE)
+    return file.read_bytes()
+
+
+def sealed(content: bytes) -> bytes:
+    return content + hashlib.sha256(content).digest()
+
+
+def edited(whole: bytes, **changes: object) -> bytes:
+    """A checkpoint with other contents under a sound checksum."""
+    stream = io.BytesIO()
+    torch.save(torch.load(io.BytesIO(whole[:-32]), weights_only=True) | changes, stream)
+    return sealed(stream.getvalue())
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"not a checkpoint",
+    "cut": lambda whole: whole[:-1],
+    "cut in half": lambda whole: whole[: len(whole) // 2],
+    "grown": lambda whole: whole + b"x",
+    "zeroed": lambda whole: bytes(len(whole)),
+    "sealed text": lambda whole: sealed(b"not a checkpoint"),
+    "sealed list": lambda whole: sealed(pickle.dumps([1, 2])),
+    "another job": lambda whole: edited(whole, key="b" * 24),
+    "another torch": lambda whole: edited(whole, torch="1.0"),
+    "no epoch": lambda whole: edited(whole, epochs=0),
+    "epoch 99": lambda whole: edited(whole, epochs=99),
+    "epoch as text": lambda whole: edited(whole, epochs="1"),
+    "no state": lambda whole: edited(whole, state={}),
+    "other layers": lambda whole: edited(whole, state={"values": [{}] * 4}),
+    "too few values": lambda whole: edited(whole, state={"values": []}),
+    "other trainings": lambda whole: edited(whole, ended=[{"values": [1]}]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_or_foreign_checkpoint_is_named_and_not_used(
+    damage: str, digits: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, whole = tmp_path / "job.pt", start()
     train_model(whole, digits, RECIPE)
-    if content is None:
-        torch.save({"torch": "1.0"}, file)
-    else:
-        file.write_bytes(content)
-    model = start()
-    with checkpoints(file, 0):
-        train_model(model, digits, RECIPE)
+    file.write_bytes(DAMAGE[damage](interrupted(file, digits)))
+    with caplog.at_level(logging.INFO):
+        model = start()
+        with checkpoints(file, 0, key=KEY):
+            train_model(model, digits, RECIPE)
     assert torch.equal(weights(model), weights(whole))
-    assert ("cannot be read, training starts anew" in caplog.text) == (content is not None)
+    (told,) = [r for r in caplog.records if "is not used, the training starts anew" in r.message]
+    assert str(file) in told.message and "\n" not in told.message
+    assert told.levelno == logging.INFO
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link"])
+def test_what_is_no_file_is_no_checkpoint(kind: str, digits: Images, tmp_path: Path) -> None:
+    file = tmp_path / "job.pt"
+    if kind == "folder":
+        (file / "inside").mkdir(parents=True)
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("nowhere")
+    with checkpoints(file, 0, key=KEY):
+        train_model(start(), digits, RECIPE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_trained_on(digits: Images, tmp_path: Path) -> None:
+    file = tmp_path / "job.pt"
+    whole = interrupted(file, digits)
+    dice = random.Random(0)
+    for flips in range(1001):
+        content = bytearray(whole)
+        if flips:  # the first time it is sound, and used
+            bit = dice.randrange(8 * len(whole))
+            content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+        with checkpoints(file, math.inf, key=KEY):
+            fresh = start()
+            others: list[Any] = [RECIPE.make_optimizer(list(fresh.parameters()))]
+            others.append(RECIPE.make_schedule(others[0]))
+            stage = enter([fresh, *others], RECIPE.epochs)
+            assert stage.epochs == (0 if flips else 1)
 
 
 def test_a_killed_job_goes_on_and_publishes_the_same_tensors(

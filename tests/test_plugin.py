@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import os
 import pickle
 import re
 import subprocess
@@ -24,6 +25,7 @@ from benchmark.errors import InputError, check_range
 from benchmark.jobs.job import AttackJob, DefenseJob
 from benchmark.loading import build, load, plugin_names
 from benchmark.plugin import KINDS, Plugin, origin, plugin_name
+from benchmark.process import Stale
 from benchmark.train import Recipe
 from defenses.ft import FT
 from defenses.sau import SAU
@@ -287,6 +289,36 @@ def test_an_edited_installed_plugin_has_a_new_key(install):
         assert "their_lab" in repr(module)
         keys.add(origin(module.Mine)["source"])
     assert len(keys) == 2
+
+
+def test_a_plugin_is_restored_by_the_text_that_it_was_pickled_with(install):
+    """Whatever is imported, and whatever compiled code lies beside it."""
+
+    def write(strength):
+        source = THEIRS.replace("= 0.5", f"= {strength}")
+        file = install("theirs", "theirs", source, "theirs = theirs")
+        os.utime(file, (10**9, 10**9))
+        return file
+
+    def built():
+        sys.modules.pop("theirs", None)
+        plugin = build("defenses", "theirs")
+        return plugin.strength, plugin.canonical()["source"], pickle.dumps(plugin)
+
+    file = write(0.5)
+    importlib.import_module("theirs")  # leaves compiled code
+    old, first, sent = built()
+    write(0.6)
+    assert pickle.loads(sent).strength == old == 0.5  # what is imported is what was pickled
+    new, second, _ = built()
+    assert new == 0.6 and first != second == hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(InputError, match=r"'Mine': .*theirs.py has changed since"):
+        pickle.loads(sent)
+    write(0.5)
+    with pytest.raises(Stale, match=r"theirs.py was imported before"):
+        pickle.loads(sent)
+    sys.modules.pop("theirs")
+    assert pickle.loads(sent).strength == 0.5
 
 
 def test_the_attribute_of_an_entry_point_is_the_class(install):

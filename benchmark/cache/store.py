@@ -2,7 +2,8 @@
 
 A job writes into a draft folder; one rename publishes it, so a folder that exists is complete at
 whatever moment a process is killed. Files are JSON and safetensors: nothing that runs on load.
-A checksum of each is published with them and compared whenever one is read. Does not import torch
+A checksum of each is published with them and compared whenever one is read, and `job.json` has to
+hash to the folder's name: an altered, moved or copied folder is not used. Does not import torch
 before tensors are read or written, so that looking after the cache starts fast.
 """
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cache.checksums import CHECKSUMS, changes, checksum, pretty
+from benchmark.cache.checksums import CHECKSUMS, checksum, faults, pretty
 from benchmark.canonical import KEY
 from benchmark.errors import InputError
 from benchmark.rows import Row
@@ -96,13 +97,11 @@ class Store:
         return rows
 
     def texts(self, key: str) -> dict[str, str]:
-        """Digests of the plugin files that made the result, by role; empty where not recorded.
+        """Digests of the plugin files that made the result, by role.
 
         Raises:
             InputError: the file is not the one that was published.
         """
-        if not (self.root / key / "texts.json").exists():
-            return {}
         texts: dict[str, str] = json.loads(self._intact(key, "texts.json").read_text())
         return texts
 
@@ -117,10 +116,10 @@ class Store:
         return load_file(self._intact(key, "tensors.safetensors"), device)
 
     def _intact(self, key: str, name: str) -> Path:
-        """The file; hashing it costs little beside the training that made or that needs it."""
-        if faults := changes(self.root / key, name):
+        """The file of this very job; hashing it costs little beside the training that made it."""
+        if wrong := faults(self.root / key, name):
             raise InputError(
-                f"{self.root / key}: {'; '.join(faults)}; remove this folder and run again"
+                f"{self.root / key}: {'; '.join(wrong)}; remove this folder and run again"
             )
         return self.root / key / name
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.cache.checksums import faults, is_sealed
+from benchmark.cache.checksums import faults
 from benchmark.cache.claims import Claims
 from benchmark.cache.clean import delete, jobs, open_cache, titles, unused
 from benchmark.errors import InputError
@@ -103,18 +103,16 @@ def _verify(arguments: argparse.Namespace) -> int:
     from rich.progress import track
 
     store = open_cache(arguments.cache)
-    keys, bad, unsealed = store.keys(), 0, 0
+    keys, bad = store.keys(), 0
     console = Console(stderr=True)
     for key in track(
         keys, "verifying", console=console, transient=True, disable=not console.is_terminal
     ):
         wrong = faults(store.root / key)
-        unsealed += not is_sealed(store.root / key)
         if wrong:
             bad += 1
             print(f"{store.root / key}: {'; '.join(wrong)}")
-    print(f"{len(keys)} jobs: {bad} bad, {len(keys) - bad} sound", end="")
-    print(f"; {unsealed} published without checksums: only completeness is known" * bool(unsealed))
+    print(f"{len(keys)} jobs: {bad} bad, {len(keys) - bad} sound")
     if bad:
         print("remove the bad folders and run again: what is missing is made anew", file=sys.stderr)
     return BAD if bad else 0

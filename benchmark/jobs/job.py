@@ -9,7 +9,7 @@ from typing import Any
 
 from attacks.asset import Asset, CleanModel
 from attacks.base import Attack
-from benchmark.canonical import job_key
+from benchmark.canonical import differences, job_key
 from benchmark.data import Dataset
 from benchmark.plugin import text_digest
 from benchmark.train import Recipe
@@ -36,13 +36,37 @@ class Job(ABC):
         """The plugins, and the asset, whose code runs in this job, by role."""
 
     @cached_property
+    def identity(self) -> dict[str, Any]:
+        """`canonical` as it was when the job was planned; pickled with the job."""
+        return self.canonical()
+
+    @cached_property
     def key(self) -> str:
         """The name of the job in the cache; hashed once, and pickled with the job."""
-        return job_key(self.canonical())
+        return job_key(self.identity)
 
     @cached_property
     def texts(self) -> dict[str, str]:
         """Digests of the files of `plugins`, by role: recorded with the result, not in the key."""
+        return self._texts()
+
+    def changes(self) -> list[str]:
+        """What of the job is not as it was when it was planned, by role and field.
+
+        The jobs that this one needs count as well: a defense runs the code of its victim's
+        architecture and dataset.
+        """
+        now = self._texts()
+        changed = [f"the text of {role}" for role in now if now[role] != self.texts[role]]
+        changed += differences(self.identity, self.canonical())
+        return changed + [change for need in self.needs for change in need.changes()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With key and texts: a worker must not make its own."""
+        _ = self.key, self.texts
+        return self.__dict__
+
+    def _texts(self) -> dict[str, str]:
         return {role: text_digest(type(plugin)) for role, plugin in self.plugins.items()}
 
 

@@ -18,6 +18,7 @@ from attacks.base import poison_test
 from benchmark.checkpoint import checkpoints
 from benchmark.cost import Clock, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean
+from benchmark.errors import InputError
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from benchmark.jobs.journal import journal
 from benchmark.metrics import Poisoned, predict, score, share
@@ -63,14 +64,20 @@ def run_job(job: Job, store: Store, data: Path, device: torch.device | None = No
         device: by default the one GPU that this process sees, or else the CPU.
 
     Raises:
+        InputError: the text of a plugin, or a file that enters the key, is not what it was when the
+            job was planned.
         Exception: whatever the method raises; nothing is published then.
     """
     if job.key in store:
         return
+    if changes := job.changes():
+        raise InputError(
+            f"{job}: changed since the job was planned: {', '.join(changes)}; run again"
+        )
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with store.draft(job.key) as draft:
-        draft.write_json("job.json", job.canonical())
+        draft.write_json("job.json", job.identity)
         draft.write_json("texts.json", job.texts)
         with journal(draft.folder / "log.jsonl", job.plugins.values()) as texts:
             match job:
@@ -198,7 +205,8 @@ def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:
 @contextmanager
 def _training(job: Job, store: Store, clock: Clock) -> Iterator[None]:
     """Inside the block the clock runs, and trainings are saved and resumed."""
-    with checkpoints(store.checkpoint(job.key), CHECKPOINT_EVERY, (clock,)), clock.running():
+    file = store.checkpoint(job.key)
+    with checkpoints(file, CHECKPOINT_EVERY, (clock,), key=job.key), clock.running():
         yield
 
 

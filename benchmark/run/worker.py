@@ -21,6 +21,7 @@ from typing import Any
 
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
+from benchmark.process import Stale, become_worker, spoiled
 from benchmark.run.failures import NotStarted, Overdue, WorkerLost, ending
 
 POLL = 0.5
@@ -38,14 +39,8 @@ class Worker:
     """
 
     def __init__(self, environment: Mapping[str, str], imports: Sequence[str] = ()) -> None:
-        self._imports = tuple(imports)
-        self._pool = ProcessPoolExecutor(
-            1, env={**NO_LEAKS, **environment}, initializer=_begin, initargs=(os.getpid(),)
-        )
-        # Before multiprocessing waits for all children at the exit of a process, as it does in the
-        # workers of Dask.
-        kill = {"wait": False, "kill_workers": True}
-        Finalize(self, self._pool.shutdown, kwargs=kill, exitpriority=10)
+        self._environment, self._imports = dict(environment), tuple(imports)
+        self._pool = self._new_pool()
         self._ready = False
         self.alive = True
         """Whether it can be called: false once it has died or was killed."""
@@ -60,6 +55,9 @@ class Worker:
     ) -> Any:
         """What an importable function returns or raises in the worker.
 
+        A process that a job has spoiled runs no other; one that cannot run this job, because it
+        has imported an earlier text of a plugin, makes way for a fresh one before it does.
+
         Args:
             limit: seconds after which the worker is killed.
             wanted: the worker is killed when this turns false.
@@ -72,22 +70,27 @@ class Worker:
         if not self._ready:
             self._start()
         try:
-            future = self._pool.submit(function, *arguments)
+            future = self._pool.submit(_call, function, *arguments)
             end = time.monotonic() + (limit or math.inf)
             while not _within(future, min(POLL, end - time.monotonic())):
                 if time.monotonic() >= end:
                     raise Overdue(f"ran for longer than the limit of {limit:g} s")
                 if not wanted():
                     raise WorkerLost("the job is no longer wanted")
-            value = future.result()
+            value, unfit = future.result()
+        except Stale:
+            self._pool.shutdown(wait=True, kill_workers=True)
+            if not self.alive:
+                raise WorkerLost("the pool is closed") from None
+            self._pool, self._ready = self._new_pool(), False
+            return self.call(function, *arguments, limit=limit, wanted=wanted)
         except (BrokenProcessPool, ShutdownExecutorError) as error:
             self.kill()
             raise WorkerLost(f"the worker {_how_it_ended(error)}") from None
         except (Overdue, WorkerLost):
             self.kill()
             raise
-        if isinstance(value, dict) and value.get("kind") == "out of memory":
-            # What a framework holds on to after that is only given back by the process's end.
+        if unfit:
             self.kill(wait=True)
         return value
 
@@ -95,6 +98,16 @@ class Worker:
         """End the worker and whatever it has started; harmless when it is gone."""
         self.alive = False
         self._pool.shutdown(wait=wait, kill_workers=True)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(
+            1, env={**NO_LEAKS, **self._environment}, initializer=_begin, initargs=(os.getpid(),)
+        )
+        # Before multiprocessing waits for all children at the exit of a process, as it does in the
+        # workers of Dask.
+        kill = {"wait": False, "kill_workers": True}
+        Finalize(pool, pool.shutdown, kwargs=kill, exitpriority=10)
+        return pool
 
     def _start(self) -> None:
         try:
@@ -125,6 +138,7 @@ def _begin(driver: int) -> None:
 
     A nested process finds no start method of loky's name, so it gets the one that always works.
     """
+    become_worker()
     multiprocessing.set_start_method("spawn", force=True)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
@@ -137,6 +151,14 @@ def _begin(driver: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> tuple[Any, bool]:
+    """In the worker: the value, and whether the process must not run anything after that."""
+    value = function(*arguments)
+    # What a framework holds on to after a lack of memory is only given back by the process's end.
+    short = isinstance(value, dict) and value.get("kind") == "out of memory"
+    return value, short or bool(spoiled())
 
 
 def _import(modules: Sequence[str]) -> None:

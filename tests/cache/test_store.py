@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 
@@ -15,13 +16,15 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from benchmark.cache import store as module
-from benchmark.cache.checksums import CHECKSUMS, changes, checksum
+from benchmark.cache.checksums import CHECKSUMS, changes, checksum, faults
 from benchmark.cache.claims import Claims
 from benchmark.cache.clean import sweep
 from benchmark.cache.store import Draft, Store
+from benchmark.canonical import job_key
 from benchmark.errors import InputError
 
-KEY, OTHER = "a" * 24, "b" * 24
+JOBS = {job_key(job): job for job in ({"job": "one"}, {"job": "other"})}
+KEY, OTHER = JOBS
 
 
 @pytest.fixture
@@ -31,6 +34,7 @@ def store(tmp_path):
 
 def publish(store, key=KEY, value=1):
     with store.draft(key) as draft:
+        draft.write_json("job.json", JOBS[key])
         draft.write_json("rows.json", [{"acc": value}])
 
 
@@ -48,6 +52,7 @@ def unfinished(store):
 
 def test_a_job_is_absent_until_its_draft_closes(store):
     with store.draft(KEY) as draft:
+        draft.write_json("job.json", JOBS[KEY])
         draft.write_json("rows.json", [{"acc": 0.5}])
         assert KEY not in store
         assert store.unfinished() == [draft]
@@ -73,6 +78,7 @@ def test_an_exception_drops_the_draft(store, error):
 
 def test_the_second_of_two_publishers_loses_quietly(store):
     with store.draft(KEY) as slow:
+        slow.write_json("job.json", JOBS[KEY])
         slow.write_json("rows.json", [{"acc": "second"}])
         publish(store, value="first")
     assert store.rows(KEY) == [{"acc": "first"}]
@@ -93,6 +99,7 @@ def test_tensors_come_back_as_they_were(store):
     turned = torch.arange(24.0).view(2, 3, 4).transpose(0, 2)
     saved = {"turned": turned, "bytes": torch.arange(5, dtype=torch.uint8), "one": torch.tensor(3)}
     with store.draft(KEY) as draft:
+        draft.write_json("job.json", JOBS[KEY])
         draft.write_tensors("tensors.safetensors", saved)
     found = store.tensors(KEY)
     assert set(found) == set(saved)
@@ -103,6 +110,7 @@ def test_tensors_come_back_as_they_were(store):
 def test_floats_in_rows_come_back_exactly(store):
     values = [1 / 3, 8999 / 9000, 5e-324, 0.1 + 0.2]
     with store.draft(KEY) as draft:
+        draft.write_json("job.json", JOBS[KEY])
         draft.write_json("rows.json", [{"acc": value} for value in values])
     assert [row["acc"] for row in store.rows(KEY)] == values
 
@@ -162,6 +170,7 @@ def test_a_killed_process_publishes_nothing_and_the_next_one_completes(store):
 
 
 def fill(draft):
+    draft.write_json("job.json", JOBS[draft.key])
     draft.write_json("rows.json", [{"acc": 0.5}])
     draft.write_tensors("tensors.safetensors", {"x": torch.arange(3.0)})
     folder = draft.folder
@@ -177,7 +186,7 @@ def test_the_checksum_of_every_file_is_published_with_it(store):
         for file in folder.iterdir()
         if file.name != CHECKSUMS
     }
-    assert json.loads((folder / CHECKSUMS).read_text()) == sums and len(sums) == 2
+    assert json.loads((folder / CHECKSUMS).read_text()) == sums and len(sums) == 3
     assert changes(folder) == []
 
 
@@ -259,12 +268,128 @@ def test_what_was_altered_is_not_read(store):
         store.rows(KEY)
 
 
-def test_a_folder_from_before_checksums_is_read(store):
-    with store.draft(KEY) as draft:
-        fill(draft)
-    (store.root / KEY / CHECKSUMS).unlink()
-    assert changes(store.root / KEY) == []
-    assert store.rows(KEY) == [{"acc": 0.5}] and len(store.tensors(KEY)) == 1
+# What may happen to a file, and to a folder; each has to be noticed by every way of reading.
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def zero(file):
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-len(content) // 3] ^= 1
+    file.write_bytes(content)
+
+
+def lose(file):
+    file.unlink()
+
+
+def grow(file):
+    with file.open("ab") as stream:
+        stream.write(b" ")
+
+
+def swap(file):
+    """With the file of the same name of another job, whose checksums fit it."""
+    other = file.parent.with_name(OTHER) / file.name
+    content = file.read_bytes()
+    file.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def link(file):
+    file.unlink()
+    file.symlink_to(file.parent.with_name(OTHER) / file.name)
+
+
+def dangle(file):
+    file.unlink()
+    file.symlink_to("nowhere")
+
+
+def become_a_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+def become_a_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+FILES = ("job.json", "rows.json", "texts.json", "tensors.safetensors", CHECKSUMS)
+HARM = (
+    cut, empty, zero, flip, lose, grow, swap, link, dangle, become_a_folder, become_a_pipe
+)  # fmt: skip
+
+
+def two_jobs(store):
+    """Folders of two jobs that differ in every file."""
+    for number, (name, job) in enumerate(JOBS.items()):
+        with store.draft(name) as draft:
+            draft.write_json("job.json", job)
+            draft.write_json("rows.json", [{"acc": number}])
+            draft.write_json("texts.json", {"attack": str(number)})
+            draft.write_tensors("tensors.safetensors", {"x": torch.arange(3.0) + number})
+    return store.root / KEY, store.root / OTHER
+
+
+READERS = {
+    "rows.json": Store.rows,
+    "texts.json": Store.texts,
+    "tensors.safetensors": Store.tensors,
+}
+
+
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_neither_read_nor_called_sound(store, name, harm):
+    folder, _ = two_jobs(store)
+    assert faults(folder) == []
+    harm(folder / name)
+    assert faults(folder)
+    # The description vouches for all files, the checksums too; one flipped digest for its file.
+    readers = [READERS[name]] if name in READERS else list(READERS.values())
+    if (name, harm) == (CHECKSUMS, flip):
+        readers = [Store.tensors]
+    for read in readers:
+        with pytest.raises(InputError, match=rf"{KEY}: .*; remove this folder") as error:
+            read(store, KEY)
+        assert "\n" not in str(error.value)
+
+
+def swapped(one, other):
+    spare = one.with_name("spare")
+    one.rename(spare)
+    other.rename(one)
+    spare.rename(other)
+
+
+def copied(one, other):
+    shutil.rmtree(other)
+    shutil.copytree(one, other)
+
+
+def linked(one, other):
+    shutil.rmtree(other)
+    other.symlink_to(one)
+
+
+@pytest.mark.parametrize("harm", [swapped, copied, linked], ids=lambda harm: harm.__name__)
+def test_a_folder_under_the_key_of_another_job_is_not_used(store, harm):
+    one, other = two_jobs(store)
+    harm(one, other)
+    assert faults(other) == ["job.json describes another job"]
+    for read in READERS.values():
+        with pytest.raises(InputError, match="describes another job; remove this folder"):
+            read(store, OTHER)
 
 
 def full(*_, **__):
@@ -319,10 +444,14 @@ def test_a_full_disk_leaves_no_torn_failure_record(store, monkeypatch):
     assert store.failure(KEY) is None
 
 
+TEN = {job_key({"job": number}): {"job": number} for number in range(10)}
+
+
 def _publish_at_once(root, number, barrier):
     store = Store(root)
-    for name in "0123456789":
-        with store.draft(name * 24) as draft:
+    for name, job in TEN.items():
+        with store.draft(name) as draft:
+            draft.write_json("job.json", job)
             draft.write_json("rows.json", [{"acc": number}])
             (draft.folder / "log.jsonl").write_text(f"{number}\n" * (number + 1))
             barrier.wait(20)
@@ -340,9 +469,8 @@ def test_processes_that_publish_one_job_at_once_leave_one_sound_folder(store):
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    names = [name * 24 for name in "0123456789"]
-    assert store.keys() == names and not list(store.drafts.iterdir())
-    for name in names:
+    assert store.keys() == sorted(TEN) and not list(store.drafts.iterdir())
+    for name in TEN:
         ((row,), log) = store.rows(name), (store.root / name / "log.jsonl").read_text()
         assert changes(store.root / name) == []
         assert log == f"{row['acc']}\n" * (row["acc"] + 1)

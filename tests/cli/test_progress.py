@@ -45,6 +45,7 @@ def store(tmp_path):
 def publish(store, *jobs):
     for job in jobs:
         with store.draft(job.key) as draft:
+            draft.write_json("job.json", job.canonical())
             draft.write_json("rows.json", [])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,77 @@ def test_images_are_decoded_once_until_a_file_changes(
     paint(files[1], 20, (33, 33))
     assert levels(decoded(files, 32, tmp_path)) == [10, 20]
     assert levels(decoded(files[::-1], 32, tmp_path)) == [20, 10]
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def become_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def become_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def link(file: Path) -> None:
+    other = next(f for f in file.parent.iterdir() if f != file)
+    file.unlink()
+    file.symlink_to(other)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut": lambda f: f.write_bytes(f.read_bytes()[:-1]),
+    "cut to pixels": lambda f: f.write_bytes(f.read_bytes()[:-32]),
+    "empty": lambda f: f.write_bytes(b""),
+    "zeroed": lambda f: f.write_bytes(bytes(f.stat().st_size)),
+    "flipped pixel": flip,
+    "flipped checksum": lambda f: f.write_bytes(f.read_bytes()[:-1] + b"x"),
+    "grown": lambda f: f.write_bytes(f.read_bytes() + b"x"),
+    "text": lambda f: f.write_text("not images"),
+    "of other files": lambda f: f.write_bytes(
+        next(o for o in f.parent.iterdir() if o != f).read_bytes()
+    ),
+    "linked elsewhere": link,
+    "missing": Path.unlink,
+    "dangling": lambda f: (f.unlink(), f.symlink_to("nowhere")),
+    "a folder": become_a_folder,
+    "a pipe": become_a_pipe,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_or_foreign_decoded_images_are_decoded_anew(tmp_path: Path, damage: str) -> None:
+    one, other = tmp_path / "one.ppm", tmp_path / "other.ppm"
+    paint(one, 10)
+    paint(other, 20)
+    decoded([one], 32, tmp_path)
+    (saved,) = (tmp_path / "decoded").iterdir()
+    decoded([other], 32, tmp_path)
+    DAMAGE[damage](saved)
+    assert levels(decoded([one], 32, tmp_path)) == [10]
+    assert levels(decoded([one], 32, tmp_path)) == [10]
+    assert levels(decoded([other], 32, tmp_path)) == [20]
+    left = {f.suffix for f in (tmp_path / "decoded").iterdir()}
+    assert left == {".images"}
+
+
+def test_a_flipped_bit_of_decoded_images_is_noticed(tmp_path: Path) -> None:
+    paint(tmp_path / "a.ppm", 10)
+    first = decoded([tmp_path / "a.ppm"], 4, tmp_path)
+    (saved,) = (tmp_path / "decoded").iterdir()
+    whole = saved.read_bytes()
+    for bit in range(0, 8 * len(whole), 5):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        saved.write_bytes(content)
+        assert torch.equal(decoded([tmp_path / "a.ppm"], 4, tmp_path), first)
+        assert saved.read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(

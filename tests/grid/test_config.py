@@ -166,6 +166,7 @@ def test_a_victim_without_task_or_backdoor_is_marked_in_its_row(tmp_path, acc, a
     victim = grid.victims[0]
     measured = {"kind": "victim", "step": 0, "acc": acc, "asr": asr, "status": "ok"}
     with store.draft(victim.key) as draft:
+        draft.write_json("job.json", victim.canonical())
         draft.write_json("rows.json", [measured])
     (row,) = grid.rows(store).to_dict("records")
     assert row["status"] == status and row["key"] == row["victim"] == victim.key
@@ -256,6 +257,7 @@ def test_what_belongs_to_the_table_comes_from_the_plugin_not_from_the_cache(tmp_
     for job, kind in ((victim, "victim"), (defended, "rounds")):
         with store.draft(job.key) as draft:
             old = {"kind": kind, "select": "fixed:9", "uses": "train"}
+            draft.write_json("job.json", job.canonical())
             draft.write_json("rows.json", [measured | old])
     rows = grid.rows(store).set_index("kind")
     assert rows.loc["rounds", ["select", "uses", "clean_ratio"]].tolist() == ["last", "clean", 0.1]

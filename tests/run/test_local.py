@@ -15,6 +15,7 @@ import pytest
 from clusters import PATHS, alive, descendants, wait_for
 from fakes import attempts, claimed
 
+from benchmark.process import Stale, spoil
 from benchmark.run.failures import Overdue, WorkerLost
 from benchmark.run.local import LocalPool
 
@@ -88,6 +89,30 @@ def test_a_worker_that_ends_is_replaced_and_said_how_it_ended(pool):
     with pytest.raises(WorkerLost, match=r"was killed by SIGSEGV$"):
         pool.submit(os.kill, 0, signal.SIGSEGV).result(60)
     assert pool.submit(os.getenv, "NO_SUCH", "fine").result(60) == "fine"
+
+
+def stale_in(stale):
+    """As a job that this process has an earlier text of."""
+    if os.getpid() == stale:
+        raise Stale("an earlier text")
+    return os.getpid()
+
+
+def spoil_it():
+    spoil("a switch was left changed")
+    return os.getpid()
+
+
+def test_a_process_that_is_stale_for_a_job_makes_way_for_a_fresh_one(pool):
+    first = pool.submit(os.getpid).result(60)
+    second = pool.submit(stale_in, first).result(60)
+    assert second != first
+    assert pool.submit(os.getpid).result(60) == second
+
+
+def test_a_process_that_a_job_has_spoiled_runs_no_other(pool):
+    spoiled = pool.submit(spoil_it).result(60)
+    assert pool.submit(os.getpid).result(60) != spoiled
 
 
 def started_since(before):
