@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -24,6 +25,7 @@ INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 fine, 1 incomplete, 2 bad input."""
+    _print_anything()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
@@ -45,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: the disk is full ({error})", file=sys.stderr)
         return INCOMPLETE
+
+
+def _print_anything() -> None:
+    """Make output never fail for its encoding, such as ASCII: what does not fit becomes escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -15,12 +15,9 @@ from rich.progress import Progress as Bars
 
 from benchmark.cache.step import Plan
 from benchmark.cache.store import Store
-from benchmark.run.driver import Outcome, Trial
+from benchmark.run.driver import Outcome, Trial, last_lines
 from benchmark.run.durations import Durations, wall_time
 from benchmark.run.pool import Pool
-
-TAIL = 1 << 16
-"""Bytes at the end of a log that are read for its last epoch."""
 
 
 class Progress:
@@ -103,26 +100,16 @@ class Progress:
 
 def last_epoch(draft: Path | None) -> tuple[int, int | None, str]:
     """(epoch, epochs, text) of the last epoch that a running job logged; zeros when none yet."""
-    for line in reversed(_tail(draft / "log.jsonl") if draft else []):
+    for line in reversed(last_lines(draft / "log.jsonl") if draft else []):
         try:
             entry = json.loads(line)
-        except ValueError:  # being written
-            continue
-        if "epoch" in entry:
-            loss = f"loss {entry['loss']:.3f}, " if "loss" in entry else ""
-            text = loss + duration(entry["seconds"])
-            return entry["epoch"], entry["epochs"], text
+            if "epoch" in entry:
+                loss = f"loss {entry['loss']:.3f}, " if "loss" in entry else ""
+                text = loss + duration(entry["seconds"])
+                return int(entry["epoch"]), int(entry["epochs"]), text
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            continue  # being written, or a plugin's log of something else
     return 0, None, ""
-
-
-def _tail(file: Path) -> list[bytes]:
-    """The last lines of a file that may be long; the first of them may be cut."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - TAIL))
-            return stream.read().splitlines()
-    except FileNotFoundError:
-        return []
 
 
 def duration(seconds: float) -> str:

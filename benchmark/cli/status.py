@@ -15,6 +15,7 @@ from benchmark.cache.store import Draft, Store
 from benchmark.cli.options import cache_folder
 from benchmark.cli.texts import changed_texts
 from benchmark.rows import AXES, UNDEFENDED
+from benchmark.run.failures import recorded
 from benchmark.standins import without_torch
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class _View:
             return "done", ""
         if self.claims.is_live(step.key):
             return self._running(step.key)
-        if failure := self.store.failure(step.key):
+        if failure := recorded(self.store, step.key):
             return "failed", _why(failure)
         if culprit := self._culprit(step):
             return "blocked", "by {}: {}".format(*culprit)
@@ -136,7 +137,7 @@ class _View:
         for key in step.needs:
             if key in self.store:
                 continue
-            if failure := self.store.failure(key):
+            if failure := recorded(self.store, key):
                 return self.plan[key], _why(failure)
             if culprit := self._culprit(self.plan[key]):
                 return culprit
