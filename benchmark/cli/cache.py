@@ -56,12 +56,13 @@ def references(configs: Sequence[Path]) -> dict[str, list[str]]:
         raise InputError("no config was named, and there is none in configs/")
     users: dict[str, list[str]] = defaultdict(list)
     for config in dict.fromkeys(configs):
-        for key in without_torch(partial(_keys, config)):
+        for key in without_torch(partial(keys_of, config)):
             users[key].append(config.stem)
     return dict(users)
 
 
-def _keys(config: Path) -> list[str]:
+def keys_of(config: Path) -> list[str]:
+    """Keys of all jobs of a config's grid."""
     from benchmark.grid.config import read
     from benchmark.grid.grid import make_grid
 
@@ -144,7 +145,8 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _configs(arguments: argparse.Namespace) -> list[Path]:
-    return arguments.configs or sorted(Path("configs").glob("*.yaml"))
+    files = Path("configs").rglob("*")
+    return arguments.configs or sorted(f for f in files if f.suffix in (".yaml", ".yml"))
 
 
 def _names(configs: Sequence[Path]) -> str:

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.cli.options import cache_folder, data_folder, results_folder
-from benchmark.cli.report import write_report
+from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
+from benchmark.cli.rows import check_rows, claim_rows, write_rows
 from benchmark.cli.texts import changed_texts
 from benchmark.errors import InputError
 
@@ -48,8 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmark.run.failures import NoWorkers
 
     config = read(arguments.config)
-    grid = make_grid(config, arguments.only)
+    check_folders(arguments)
+    whole, results = make_grid(config), results_folder(arguments)
+    grid = make_grid(config, arguments.only) if arguments.only else whole
     plan = make_plan(grid.jobs(), training_flops)
+    check_rows(results, arguments.config, lambda: {job.key for job in whole.jobs()})
     again = forced(config, arguments.force) & set(plan)
     budget = seconds(arguments.budget, "--budget") if arguments.budget else None
     limit = seconds(arguments.time_limit, "--time-limit") if arguments.time_limit else None
@@ -66,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(preview(plan, done, durations, pool.slots(), arguments.per_device, device))
         return 0
     check_data(grid, store, again, data)
+    claim_rows(results, arguments.config)
     # The claims last longer than the workers: no other run may start what is still being killed.
     with terminable(), Claims(store.root) as claims, closing(pool):
         sweep(store, claims)
@@ -88,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             except NoWorkers as error:
                 stopped = str(error)
     # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
-    write_rows(make_grid(config), store, results_folder(arguments), config)
+    write_rows(whole, store, results, config, again)
     if left := driver.left():
         why = stopped or f"the budget of {arguments.budget} is used up"
         took = duration(sum(map(durations.seconds, left)))
@@ -106,18 +110,6 @@ def check_data(grid: Grid, store: Store, again: Collection[str], data: Path) -> 
     missing = [v for v, d in cells if (d or v).key not in store or (d or v).key in again]
     for dataset in dict.fromkeys(victim.dataset for victim in missing):
         dataset(data)
-
-
-def write_rows(grid: Grid, store: Store, folder: Path, config: Config) -> None:
-    """Write `rows.csv` of all finished cells and the report; nothing when there is none."""
-    rows = grid.rows(store)
-    if rows.empty:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
-    rows.to_csv(draft, index=False)
-    draft.replace(folder / "rows.csv")
-    write_report(folder, config)
 
 
 def seconds(text: str, flag: str) -> float:

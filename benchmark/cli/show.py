@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.cli.options import cache_folder, data_folder, results_folder
+from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
 from benchmark.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def show(arguments: argparse.Namespace) -> int:
 
     config = read(arguments.config)
     grid = make_grid(config, arguments.only)
+    check_folders(arguments)
     folder = results_folder(arguments) / "figures"
     data = data_folder(arguments, config.data)
     files = contact_sheets(grid, Store(cache_folder(arguments)), data, folder)

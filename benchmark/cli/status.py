@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.cache.claims import LEASE, Claims
 from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Draft, Store
-from benchmark.cli.options import cache_folder
+from benchmark.cli.options import cache_folder, check_folders
 from benchmark.cli.texts import changed_texts
 from benchmark.rows import AXES, UNDEFENDED
 from benchmark.run.failures import recorded
@@ -39,6 +39,7 @@ def status(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     cells, plan = without_torch(lambda: _read(arguments))
+    check_folders(arguments)
     store = Store(cache_folder(arguments))
     tables, complete = overview(cells, plan, store, Claims(store.root))
     # Into a file or a pipe, a table keeps its words whole.
