@@ -126,11 +126,13 @@ def _gc(arguments: argparse.Namespace) -> int:
     claims = Claims(store.root)
     configs = _configs(arguments)
     needed = references(configs)
-    running = [key for key in claims.live() if key not in needed]
-    if arguments.delete and running:
+    running = {key: key for key in claims.live()}
+    running |= {key: name for name, keys in claims.announced().items() for key in keys}
+    used = [key for key in running if key not in needed]
+    if arguments.delete and used:
         raise InputError(
-            f"a job runs that none of {_names(configs)} uses, and its grid may use more: name its "
-            f"config as well, or wait: {running[0]} in {claims.owner(running[0])}"
+            f"a grid runs that needs more than {_names(configs)}: name its config as well, or "
+            f"wait: {used[0]} in {claims.owner(running[used[0]])}"
         )
     entries = unused(store, claims, needed)
     lines = []

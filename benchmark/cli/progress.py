@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -15,18 +15,36 @@ from rich.progress import Progress as Bars
 
 from benchmark.cache.step import Plan
 from benchmark.cache.store import Store
+from benchmark.errors import InputError, printable
 from benchmark.run.driver import Outcome, Trial, last_lines
 from benchmark.run.durations import Durations, wall_time
 from benchmark.run.pool import Pool
 
+WIDEST = 2_000
+"""Characters of a line."""
+
 
 class Progress:
-    """Shows outcomes as they come and, on a terminal, what runs now and how long it may take."""
+    """Shows outcomes as they come and, on a terminal, what runs now and how long it may take.
 
-    def __init__(self, plan: Plan, store: Store, pool: Pool, durations: Durations) -> None:
+    verdict: of a finished job by its key, a status of `benchmark.rows.STATUSES`.
+
+    failed: why jobs failed, by key. counts: outcomes by state.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        pool: Pool,
+        durations: Durations,
+        verdict: Callable[[str], str] = lambda _: "ok",
+    ) -> None:
         self.console = Console()
         self.plan, self.store, self.pool, self.durations = plan, store, pool, durations
+        self.verdict = verdict
         self.counts: Counter[str] = Counter()
+        self.failed: dict[str, str] = {}
         self.open = dict.fromkeys(plan)
         self.bars = Bars(
             TextColumn("{task.description}"),
@@ -60,14 +78,27 @@ class Progress:
         self.counts[outcome.state] += 1
         if outcome.state not in ("started", "lost", "elsewhere"):
             self.open.pop(outcome.step.key, None)
+        if outcome.state == "failed":
+            self.failed[outcome.step.key] = outcome.detail
         took = f" in {duration(outcome.seconds)}" if outcome.seconds else ""
         detail = f": {outcome.detail}" if outcome.detail else ""
-        if outcome.state != "cached":
+        state: str = outcome.state
+        if state == "done" and (verdict := self._verdict(outcome.step.key)) != "ok":
+            state = f"done, {verdict}"
+        if state != "cached":
             finished = len(self.plan) - len(self.open)
             self.console.print(
-                f"[{finished}/{len(self.plan)}] {outcome.state} {outcome.step}{took}{detail}",
+                printable(
+                    f"[{finished}/{len(self.plan)}] {state} {outcome.step}{took}{detail}", WIDEST
+                ),
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+
+    def _verdict(self, key: str) -> str:
+        try:
+            return self.verdict(key)
+        except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+            return f"but unreadable: {error}"  # the report will say what is wrong with the folder
 
     def tick(self, running: Mapping[str, Trial]) -> None:
         """Redraw: totals with an estimate of the time left, and each running job's epochs."""

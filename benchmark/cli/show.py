@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def show(arguments: argparse.Namespace) -> int:
     """Write the contact sheets of the victims that are finished, and print their paths."""
+    from benchmark.cache.clean import check_files
     from benchmark.cache.store import Store
     from benchmark.grid.config import read
     from benchmark.grid.grid import make_grid
@@ -28,7 +29,9 @@ def show(arguments: argparse.Namespace) -> int:
     check_folders(arguments)
     folder = results_folder(arguments) / "figures"
     data = data_folder(arguments, config.data)
-    files = contact_sheets(grid, Store(cache_folder(arguments)), data, folder)
+    store = Store(cache_folder(arguments))
+    check_files(store)
+    files = contact_sheets(grid, store, data, folder)
     if not files:
         raise InputError(f"no victim of {arguments.config} is finished; first: run it")
     for file in files:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cache.claims import LEASE, Claims
+from benchmark.cache.clean import check_files
 from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Draft, Store
 from benchmark.cli.options import cache_folder, check_folders
@@ -41,6 +42,7 @@ def status(arguments: argparse.Namespace) -> int:
     cells, plan = without_torch(lambda: _read(arguments))
     check_folders(arguments)
     store = Store(cache_folder(arguments))
+    check_files(store)
     tables, complete = overview(cells, plan, store, Claims(store.root))
     # Into a file or a pipe, a table keeps its words whole.
     console = Console(width=None if sys.stdout.isatty() else 200)
