@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class InputError(Exception):
@@ -51,3 +54,16 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
 def one_line(error: object) -> str:
     """The text of an error, or of anything else, without line breaks."""
     return " ".join(str(error).split())
+
+
+def printable(text: str, limit: int) -> str:
+    """The text as any terminal and any file takes it, cut to about `limit` characters.
+
+    Lone surrogates and control characters, but for tabs and line breaks, become escapes. Of a text
+    that is too long the start and the end stay, where tracebacks say most.
+    """
+    if len(text) > limit:
+        text = (
+            f"{text[: limit // 2]} [... {len(text) - limit} characters ...] {text[-limit // 2 :]}"
+        )
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)

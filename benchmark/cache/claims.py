@@ -10,11 +10,18 @@ results: of two processes that publish a job the first wins.
 from __future__ import annotations
 
 import time
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
+from benchmark.canonical import KEY
+
+RUN = "run-"
+"""How the claims of whole runs begin; a hidden file beside such a claim lists the keys."""
 LEASE = 120.0
 """Seconds without a touch after which the claim of another machine is free; touched every 15."""
 
@@ -55,7 +62,7 @@ class Claims:
         lease = self._leases.setdefault(key, self._make(key))
         try:
             lease.acquire(blocking=False)
-        except Timeout:
+        except (Timeout, LeaseSettingsMismatch):  # also of a version with another lease
             return False
         self._held.add(key)
         return True
@@ -65,6 +72,8 @@ class Claims:
         if key in self._held:
             self._held.discard(key)
             self._leases.pop(key).release()
+            if key.startswith(RUN):
+                self._list(key).unlink(missing_ok=True)
 
     def is_live(self, key: str) -> bool:
         """Whether a living process has claimed the job; the claim of a dead one is removed.
@@ -85,7 +94,26 @@ class Claims:
 
     def live(self) -> list[str]:
         """Keys of all jobs that living processes have claimed, sorted."""
-        return [key for key in self._keys() if self.is_live(key)]
+        return [key for key in self._keys() if KEY.fullmatch(key) and self.is_live(key)]
+
+    def announce(self, keys: Iterable[str]) -> None:
+        """Until this context ends, say that this process runs a grid of these jobs.
+
+        Between two jobs it holds no claim, and what it is about to read must not be deleted.
+        """
+        name = f"{RUN}{uuid.uuid4().hex[:16]}"
+        self._list(name).write_text("\n".join(keys))
+        self.take(name)
+
+    def announced(self) -> dict[str, list[str]]:
+        """Keys of the jobs of each grid that a living process runs, by the name of its claim."""
+        grids = {}
+        for name in self._keys():
+            if name.startswith(RUN) and self.is_live(name):
+                with suppress(FileNotFoundError):  # it ends at this moment
+                    text = self._list(name).read_text(errors="replace")
+                    grids[name] = KEY.findall(text)
+        return grids
 
     def owner(self, key: str) -> str:
         """The process that holds a claim, in words."""
@@ -104,6 +132,9 @@ class Claims:
 
     def _keys(self) -> list[str]:
         return sorted(file.name for file in self.folder.glob("[!.]*"))
+
+    def _list(self, name: str) -> Path:
+        return self.folder / f".{name}"
 
     def _make(self, key: str) -> SoftFileLease:
         return SoftFileLease(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,11 +35,40 @@ def open_cache(root: Path) -> Store:
     """The cache in a folder.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it holds something that cannot be read.
     """
     if not (root / "drafts").is_dir():
         raise InputError(f"no cache in {str(root)!r}, accepted: a folder that `run` has filled")
-    return Store(root)
+    store = Store(root)
+    check_files(store)
+    return store
+
+
+def check_files(store: Store) -> None:
+    """Check that a cache holds nothing that a reader would wait for, such as a pipe.
+
+    Raises:
+        InputError: names the first thing that is neither a file nor a folder, or is a folder where
+            a file has to be.
+    """
+    flat = (store.root / "claims", store.failures, store.checkpoints)
+    deep = (store.drafts, *map(store.root.joinpath, store.keys()))
+    for folder in (*flat, *deep):
+        for path in _odd(folder, folder in flat):
+            raise InputError(f"{path} is no file: remove it and run again")
+
+
+def _odd(folder: Path, is_flat: bool) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) and not is_flat:
+                    yield from _odd(Path(entry.path), is_flat)
+                # The type comes with the name, but for links; a claim may go at any moment.
+                elif not entry.is_file() and os.path.lexists(entry.path):
+                    yield entry.path
+    except FileNotFoundError:  # or a draft
+        return
 
 
 def jobs(store: Store) -> Iterator[Entry]:

@@ -56,12 +56,13 @@ def references(configs: Sequence[Path]) -> dict[str, list[str]]:
         raise InputError("no config was named, and there is none in configs/")
     users: dict[str, list[str]] = defaultdict(list)
     for config in dict.fromkeys(configs):
-        for key in without_torch(partial(_keys, config)):
+        for key in without_torch(partial(keys_of, config)):
             users[key].append(config.stem)
     return dict(users)
 
 
-def _keys(config: Path) -> list[str]:
+def keys_of(config: Path) -> list[str]:
+    """Keys of all jobs of a config's grid."""
     from benchmark.grid.config import read
     from benchmark.grid.grid import make_grid
 
@@ -123,11 +124,13 @@ def _gc(arguments: argparse.Namespace) -> int:
     claims = Claims(store.root)
     configs = _configs(arguments)
     needed = references(configs)
-    running = [key for key in claims.live() if key not in needed]
-    if arguments.delete and running:
+    running = {key: key for key in claims.live()}
+    running |= {key: name for name, keys in claims.announced().items() for key in keys}
+    used = [key for key in running if key not in needed]
+    if arguments.delete and used:
         raise InputError(
-            f"a job runs that none of {_names(configs)} uses, and its grid may use more: name its "
-            f"config as well, or wait: {running[0]} in {claims.owner(running[0])}"
+            f"a grid runs that needs more than {_names(configs)}: name its config as well, or "
+            f"wait: {used[0]} in {claims.owner(running[used[0]])}"
         )
     entries = unused(store, claims, needed)
     lines = []
@@ -142,7 +145,8 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _configs(arguments: argparse.Namespace) -> list[Path]:
-    return arguments.configs or sorted(Path("configs").glob("*.yaml"))
+    files = Path("configs").rglob("*")
+    return arguments.configs or sorted(f for f in files if f.suffix in (".yaml", ".yml"))
 
 
 def _names(configs: Sequence[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -15,15 +16,18 @@ from benchmark.cli.report import report
 from benchmark.cli.run import run
 from benchmark.cli.show import show
 from benchmark.cli.status import status
-from benchmark.cli.terminate import Terminated
-from benchmark.errors import InputError, nearest
+from benchmark.cli.terminate import Terminated, ignore_signals
+from benchmark.errors import InputError, nearest, one_line, printable
 
 VERBS = ("run", "status", "report", "show", "cache", "fetch", "list")
+LINE = 2_000
+"""Characters of an error."""
 INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 fine, 1 incomplete, 2 bad input."""
+    _print_anything()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
@@ -35,16 +39,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(words)
         return int(arguments.verb(arguments))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(one_line(error), LINE)}", file=sys.stderr)
         return INPUT_ERROR
     except KeyboardInterrupt as end:
+        ignore_signals()
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: the disk is full ({error})", file=sys.stderr)
+            return INCOMPLETE
+        if error.filename is None:
             raise
-        print(f"error: the disk is full ({error})", file=sys.stderr)
-        return INCOMPLETE
+        # A folder that cannot be written, a file in place of one: for whoever runs this to mend.
+        print(f"error: {error}", file=sys.stderr)
+        return INPUT_ERROR
+
+
+def _print_anything() -> None:
+    """Make output never fail for its encoding, such as ASCII: what does not fit becomes escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Parser(argparse.ArgumentParser):

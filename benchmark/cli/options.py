@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from benchmark.errors import InputError
+
 
 def add_config(parser: argparse.ArgumentParser, *, cache: bool) -> None:
     """The config and where its results are; `cache`: where its jobs are, and a part of them."""
@@ -38,3 +40,22 @@ def results_folder(arguments: argparse.Namespace) -> Path:
 
 def cache_folder(arguments: argparse.Namespace) -> Path:
     return Path(arguments.cache or arguments.results / "cache")
+
+
+def check_folders(arguments: argparse.Namespace) -> None:
+    """Check that results and cache can be folders, and do not write into one another.
+
+    Raises:
+        InputError: one is a file, or the config has the name of the cache.
+    """
+    results, cache = results_folder(arguments), cache_folder(arguments)
+    for folder, flag in ((results, "--results"), (cache, "--cache")):
+        there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), None)
+        if there is not None and not there.is_dir():
+            raise InputError(f"{flag}: {str(there)!r} is a file, accepted: a folder")
+    first, second = results.resolve(), cache.resolve()
+    if first == second or second in first.parents:
+        raise InputError(
+            f"the results of {arguments.config} would be written into the cache {str(cache)!r}: "
+            "rename the config, or name another --results or --cache"
+        )

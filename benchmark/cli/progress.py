@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -15,21 +15,36 @@ from rich.progress import Progress as Bars
 
 from benchmark.cache.step import Plan
 from benchmark.cache.store import Store
-from benchmark.run.driver import Outcome, Trial
+from benchmark.errors import InputError, printable
+from benchmark.run.driver import Outcome, Trial, last_lines
 from benchmark.run.durations import Durations, wall_time
 from benchmark.run.pool import Pool
 
-TAIL = 1 << 16
-"""Bytes at the end of a log that are read for its last epoch."""
+WIDEST = 2_000
+"""Characters of a line."""
 
 
 class Progress:
-    """Shows outcomes as they come and, on a terminal, what runs now and how long it may take."""
+    """Shows outcomes as they come and, on a terminal, what runs now and how long it may take.
 
-    def __init__(self, plan: Plan, store: Store, pool: Pool, durations: Durations) -> None:
+    verdict: of a finished job by its key, a status of `benchmark.rows.STATUSES`.
+
+    failed: why jobs failed, by key. counts: outcomes by state.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        pool: Pool,
+        durations: Durations,
+        verdict: Callable[[str], str] = lambda _: "ok",
+    ) -> None:
         self.console = Console()
         self.plan, self.store, self.pool, self.durations = plan, store, pool, durations
+        self.verdict = verdict
         self.counts: Counter[str] = Counter()
+        self.failed: dict[str, str] = {}
         self.open = dict.fromkeys(plan)
         self.bars = Bars(
             TextColumn("{task.description}"),
@@ -63,14 +78,27 @@ class Progress:
         self.counts[outcome.state] += 1
         if outcome.state not in ("started", "lost", "elsewhere"):
             self.open.pop(outcome.step.key, None)
+        if outcome.state == "failed":
+            self.failed[outcome.step.key] = outcome.detail
         took = f" in {duration(outcome.seconds)}" if outcome.seconds else ""
         detail = f": {outcome.detail}" if outcome.detail else ""
-        if outcome.state != "cached":
+        state: str = outcome.state
+        if state == "done" and (verdict := self._verdict(outcome.step.key)) != "ok":
+            state = f"done, {verdict}"
+        if state != "cached":
             finished = len(self.plan) - len(self.open)
             self.console.print(
-                f"[{finished}/{len(self.plan)}] {outcome.state} {outcome.step}{took}{detail}",
+                printable(
+                    f"[{finished}/{len(self.plan)}] {state} {outcome.step}{took}{detail}", WIDEST
+                ),
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+
+    def _verdict(self, key: str) -> str:
+        try:
+            return self.verdict(key)
+        except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+            return f"but unreadable: {error}"  # the report will say what is wrong with the folder
 
     def tick(self, running: Mapping[str, Trial]) -> None:
         """Redraw: totals with an estimate of the time left, and each running job's epochs."""
@@ -103,26 +131,16 @@ class Progress:
 
 def last_epoch(draft: Path | None) -> tuple[int, int | None, str]:
     """(epoch, epochs, text) of the last epoch that a running job logged; zeros when none yet."""
-    for line in reversed(_tail(draft / "log.jsonl") if draft else []):
+    for line in reversed(last_lines(draft / "log.jsonl") if draft else []):
         try:
             entry = json.loads(line)
-        except ValueError:  # being written
-            continue
-        if "epoch" in entry:
-            loss = f"loss {entry['loss']:.3f}, " if "loss" in entry else ""
-            text = loss + duration(entry["seconds"])
-            return entry["epoch"], entry["epochs"], text
+            if "epoch" in entry:
+                loss = f"loss {entry['loss']:.3f}, " if "loss" in entry else ""
+                text = loss + duration(entry["seconds"])
+                return int(entry["epoch"]), int(entry["epochs"]), text
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            continue  # being written, or a plugin's log of something else
     return 0, None, ""
-
-
-def _tail(file: Path) -> list[bytes]:
-    """The last lines of a file that may be long; the first of them may be cut."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - TAIL))
-            return stream.read().splitlines()
-    except FileNotFoundError:
-        return []
 
 
 def duration(seconds: float) -> str:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
 
+from benchmark.cli.cache import keys_of
 from benchmark.cli.options import results_folder
-
-if TYPE_CHECKING:
-    from benchmark.grid.config import Config
+from benchmark.cli.rows import check_rows, write_report
+from benchmark.standins import without_torch
 
 
 def report(arguments: argparse.Namespace) -> int:
     """Write tables, figures and report.md anew."""
     from benchmark.grid.config import read
 
-    write_report(results_folder(arguments), read(arguments.config))
+    config, folder = read(arguments.config), results_folder(arguments)
+    keys = partial(without_torch, partial(keys_of, arguments.config))
+    check_rows(folder, arguments.config, keys)
+    write_report(folder, config)
     return 0
-
-
-def write_report(folder: Path, config: Config) -> None:
-    """Write the report of `folder/rows.csv` and say where it is."""
-    from benchmark.report.write import report
-
-    files = report(folder, config.select, config.effective_acc)
-    print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")

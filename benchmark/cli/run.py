@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.cli.options import cache_folder, data_folder, results_folder
-from benchmark.cli.report import write_report
+from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
+from benchmark.cli.rows import check_rows, claim_rows, write_rows
 from benchmark.cli.texts import changed_texts
-from benchmark.errors import InputError
+from benchmark.errors import InputError, printable
 
 if TYPE_CHECKING:
     from benchmark.cache.step import Plan
     from benchmark.cache.store import Store
+    from benchmark.cli.progress import Progress
     from benchmark.grid.config import Config
     from benchmark.grid.grid import Grid
     from benchmark.run.durations import Durations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 INCOMPLETE = 1
 UNITS = {"h": 3600, "m": 60, "s": 1}
+LONGEST = 10 * 365 * 24 * 3600
+"""Seconds of a duration on the command line."""
 IMPORTS = ("benchmark.jobs.run_job",)
 """What a worker loads before its first job."""
 
@@ -34,7 +37,7 @@ IMPORTS = ("benchmark.jobs.run_job",)
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing of a grid, then write rows, tables and figures."""
     from benchmark.cache.claims import Claims
-    from benchmark.cache.clean import discard, sweep
+    from benchmark.cache.clean import check_files, discard, sweep
     from benchmark.cache.store import Store
     from benchmark.cli.progress import Progress, duration
     from benchmark.cli.terminate import terminable
@@ -48,8 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmark.run.failures import NoWorkers
 
     config = read(arguments.config)
-    grid = make_grid(config, arguments.only)
+    check_folders(arguments)
+    store = Store(cache_folder(arguments))
+    check_files(store)
+    whole, results = make_grid(config), results_folder(arguments)
+    grid = make_grid(config, arguments.only) if arguments.only else whole
     plan = make_plan(grid.jobs(), training_flops)
+    check_rows(results, arguments.config, lambda: {job.key for job in whole.jobs()})
     again = forced(config, arguments.force) & set(plan)
     budget = seconds(arguments.budget, "--budget") if arguments.budget else None
     limit = seconds(arguments.time_limit, "--time-limit") if arguments.time_limit else None
@@ -58,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         pool, device = cluster_pool(arguments.scheduler, arguments.resource, limit), ""
     else:
         pool, device = local_pool(arguments.device, arguments.per_device, limit)
-    store, stopped = Store(cache_folder(arguments)), ""
+    stopped = ""
     if arguments.dry_run:
         with closing(pool):
             done = {key for key in plan if key in store} - again
@@ -66,8 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
             print(preview(plan, done, durations, pool.slots(), arguments.per_device, device))
         return 0
     check_data(grid, store, again, data)
+    claim_rows(results, arguments.config)
     # The claims last longer than the workers: no other run may start what is still being killed.
     with terminable(), Claims(store.root) as claims, closing(pool):
+        claims.announce(plan)
         sweep(store, claims)
         for line in changed_texts(plan, store):
             print(line)
@@ -78,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
                 store.forget_failure(key)
         durations = learned(store, device, described_flops)
         work = partial(run_job, store=Store(store.root.absolute()), data=data.absolute())
-        with Progress(plan, store, pool, durations) as progress:
+        verdict = partial(verdict_of, whole, store)
+        with Progress(plan, store, pool, durations, verdict) as progress:
             driver = Driver(
                 plan, store, pool, work, claims, progress.show, durations, budget, progress.tick
             )
@@ -88,12 +99,42 @@ def run(arguments: argparse.Namespace) -> int:
             except NoWorkers as error:
                 stopped = str(error)
     # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
-    write_rows(make_grid(config), store, results_folder(arguments), config)
+    write_rows(whole, store, results, config, again)
     if left := driver.left():
         why = stopped or f"the budget of {arguments.budget} is used up"
         took = duration(sum(map(durations.seconds, left)))
         print(f"{why}; {len(left)} jobs left out, about {took} of work", file=sys.stderr)
+    elif not progress.counts["started"]:
+        print(f"nothing ran: {progress.counts['cached']} of {len(plan)} jobs are cached")
+    if progress.failed:
+        print(closing_line(progress, len(left), store), file=sys.stderr)
     return INCOMPLETE if any(key not in store for key in plan) else 0
+
+
+def closing_line(progress: Progress, left: int, store: Store) -> str:
+    """How many jobs have no result, why the first of them failed, and where its traceback is."""
+    counts = {"failed": len(progress.failed), "blocked": progress.counts["blocked"]}
+    parts = [f"{count} {word}" for word, count in (counts | {"left out": left}).items() if count]
+    first, why = next(iter(progress.failed.items()))
+    return (
+        f"{sum(counts.values()) + left} of {len(progress.plan)} jobs have no result: "
+        f"{', '.join(parts)}; the first, {progress.plan[first]}: {why}; its traceback: "
+        f"{store.failures / f'{first}.json'}"
+    )
+
+
+def verdict_of(grid: Grid, store: Store, key: str) -> str:
+    """The status of the model that counts, of a finished job in the words of a row."""
+    from dataclasses import replace
+
+    for victim in grid.victims:
+        if victim.key == key:  # the grid judges a victim by its dataset
+            alone = replace(grid, victims=(victim,), defenses=(), references=())
+            return str(alone.rows(store)["status"].iloc[-1])
+    rows = store.rows(key)
+    if all(row.get("kind") == "candidates" for row in rows):  # bad ones among them are normal
+        rows = sorted(rows, key=lambda row: row.get("status") == "ok")
+    return str(rows[-1].get("status", "ok")) if rows else "ok"
 
 
 def check_data(grid: Grid, store: Store, again: Collection[str], data: Path) -> None:
@@ -108,33 +149,24 @@ def check_data(grid: Grid, store: Store, again: Collection[str], data: Path) -> 
         dataset(data)
 
 
-def write_rows(grid: Grid, store: Store, folder: Path, config: Config) -> None:
-    """Write `rows.csv` of all finished cells and the report; nothing when there is none."""
-    rows = grid.rows(store)
-    if rows.empty:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
-    rows.to_csv(draft, index=False)
-    draft.replace(folder / "rows.csv")
-    write_report(folder, config)
-
-
 def seconds(text: str, flag: str) -> float:
     """Seconds of "90s", "30m", "2h" or "1h30m".
 
     Raises:
         InputError: anything else, and zero.
     """
-    numbers = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    numbers = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", text.strip())
     total = sum(
         int(number) * unit
         for number, unit in zip(
             numbers.groups("0") if numbers else (), UNITS.values(), strict=False
         )
     )
-    if not total:
-        raise InputError(f"{flag} is {text!r}, accepted: such as 90s, 30m, 2h or 1h30m")
+    if not 0 < total <= LONGEST:
+        raise InputError(
+            f"{flag} is {printable(text, 40)!r}, accepted: such as 90s, 30m, 2h or 1h30m, at most "
+            f"{LONGEST // 3600}h"
+        )
     return float(total)
 
 

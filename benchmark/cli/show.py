@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.cli.options import cache_folder, data_folder, results_folder
+from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
 from benchmark.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
 def show(arguments: argparse.Namespace) -> int:
     """Write the contact sheets of the victims that are finished, and print their paths."""
+    from benchmark.cache.clean import check_files
     from benchmark.cache.store import Store
     from benchmark.grid.config import read
     from benchmark.grid.grid import make_grid
 
     config = read(arguments.config)
     grid = make_grid(config, arguments.only)
+    check_folders(arguments)
     folder = results_folder(arguments) / "figures"
     data = data_folder(arguments, config.data)
-    files = contact_sheets(grid, Store(cache_folder(arguments)), data, folder)
+    store = Store(cache_folder(arguments))
+    check_files(store)
+    files = contact_sheets(grid, store, data, folder)
     if not files:
         raise InputError(f"no victim of {arguments.config} is finished; first: run it")
     for file in files:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cache.claims import LEASE, Claims
+from benchmark.cache.clean import check_files
 from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Draft, Store
-from benchmark.cli.options import cache_folder
+from benchmark.cli.options import cache_folder, check_folders
 from benchmark.cli.texts import changed_texts
 from benchmark.rows import AXES, UNDEFENDED
+from benchmark.run.failures import recorded
 from benchmark.standins import without_torch
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ def status(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     cells, plan = without_torch(lambda: _read(arguments))
+    check_folders(arguments)
     store = Store(cache_folder(arguments))
+    check_files(store)
     tables, complete = overview(cells, plan, store, Claims(store.root))
     # Into a file or a pipe, a table keeps its words whole.
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -112,7 +116,7 @@ class _View:
             return "done", ""
         if self.claims.is_live(step.key):
             return self._running(step.key)
-        if failure := self.store.failure(step.key):
+        if failure := recorded(self.store, step.key):
             return "failed", _why(failure)
         if culprit := self._culprit(step):
             return "blocked", "by {}: {}".format(*culprit)
@@ -136,7 +140,7 @@ class _View:
         for key in step.needs:
             if key in self.store:
                 continue
-            if failure := self.store.failure(key):
+            if failure := recorded(self.store, key):
                 return self.plan[key], _why(failure)
             if culprit := self._culprit(self.plan[key]):
                 return culprit

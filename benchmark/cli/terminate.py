@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,13 +16,27 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises `Terminated`; only the main thread may enter."""
+    """Inside, SIGTERM raises `Terminated` and SIGINT `KeyboardInterrupt`, the first of them only.
+
+    What ends here takes a moment to end, and a second signal must not cut that short. Only the main
+    thread may enter.
+    """
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
+        ignore_signals()
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) is end:  # else this process is about to end
+                signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """From here to the end of the process, which is near, SIGTERM and Ctrl-C do nothing."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)

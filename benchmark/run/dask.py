@@ -7,6 +7,7 @@ killed. Which device a job sees is what CUDA_VISIBLE_DEVICES says where its Dask
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +15,8 @@ from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import InputError, nearest
-from benchmark.run.failures import NotStarted, NoWorkers, WorkerError, WorkerLost
+from benchmark.errors import InputError, nearest, one_line, printable
+from benchmark.run.failures import LINE, NotStarted, NoWorkers, WorkerError, WorkerLost
 from benchmark.run.pool import Pool
 from benchmark.run.worker import Worker
 
@@ -143,17 +144,43 @@ def in_worker(
             _idle.append(process)
 
 
+class _Client(Client):
+    """A client that its pool closes: the last words of one that never connected take 20 s."""
+
+    def __del__(self) -> None:
+        """Nothing; see above."""
+
+
 def _connect(scheduler: str) -> Client:
     path = Path(scheduler)
     is_file = "://" not in scheduler and (path.suffix == ".json" or path.exists())
-    if is_file and not path.is_file():
-        raise InputError(f"--scheduler: there is no scheduler file {scheduler!r}")
-    where = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
+    address = _address(path) if is_file else scheduler
     try:
-        return Client(**where, timeout=TIMEOUT, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        return _Client(address, timeout=TIMEOUT, set_as_default=False)
+    except Exception as error:  # an address may fail in many ways in as many libraries
+        text = printable(one_line(error), LINE) or type(error).__name__
         raise InputError(f"--scheduler: no scheduler answers at {scheduler!r}: {text}") from None
+
+
+def _address(file: Path) -> str:
+    """The address in a scheduler file.
+
+    Raises:
+        InputError: no such file, or another kind of file.
+    """
+    if not file.is_file():
+        raise InputError(f"--scheduler: there is no scheduler file {str(file)!r}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    address = content.get("address") if isinstance(content, dict) else None
+    if not isinstance(address, str) or "://" not in address:
+        raise InputError(
+            f"--scheduler: {str(file)!r} is no scheduler file, accepted: what `dask scheduler "
+            "--scheduler-file FILE` writes, or an address such as tcp://host:8786"
+        )
+    return address
 
 
 def _relay(source: Future[Any], future: Future[Any]) -> None:

@@ -12,18 +12,23 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.cache.claims import Claims
 from benchmark.cache.step import Plan, Step
 from benchmark.cache.store import Store
+from benchmark.errors import printable
 from benchmark.run.durations import Durations, Work, chains, row_order
 from benchmark.run.failures import (
+    LINE,
     LOG_LINES,
     Failure,
     NotStarted,
+    cleaned,
     failure,
     kind_of,
+    recorded,
     run_or_report,
 )
 from benchmark.run.local import STARTS
@@ -34,6 +39,8 @@ RETRIES = 2
 """Further tries of a job whose worker died."""
 TICK = 0.5
 """Seconds between two looks at what changes without a job ending."""
+TAIL = 1 << 16
+"""Bytes at the end of a log that are read."""
 LOOK = 1.0
 """Seconds between two looks at a job that runs in another driver."""
 
@@ -111,9 +118,10 @@ class Driver:
     def run(self) -> None:
         """Run until nothing is open or nothing can start.
 
-        A job that raises or runs too long fails for good and blocks its dependants; one whose
-        worker dies is tried again at most twice; one that runs out of memory once, alone on its
-        device in a fresh worker. A full disk stops the run and is no job's fault. A job that
+        A job that raises or runs too long fails for good and blocks its dependants; by bad input,
+        such as a damaged folder that it needs, only until the next run. One whose worker dies is
+        tried again at most twice; one that runs out of memory once, alone on its device in a fresh
+        worker. A full disk stops the run and is no job's fault. A job that
         another driver has claimed is waited for, or taken over. Everything else goes on.
 
         Raises:
@@ -145,8 +153,13 @@ class Driver:
             if key not in self.open:
                 self.emit(Outcome(step, "cached"))
         for key in list(self.open):
-            if key in self.open and (record := self.store.failure(key)):
+            if key in self.open and (record := self._remembered(key)):
                 self._give_up(key, f"earlier: {record['error']}", record["error"])
+
+    def _remembered(self, key: str) -> Failure | None:
+        """Why the job failed earlier, if it would fail again."""
+        record = recorded(self.store, key)
+        return None if record is None or record.get("kind") == "bad input" else record
 
     def _start_jobs(self) -> None:
         """Fill the pool with the jobs that come first, of those that may start."""
@@ -215,7 +228,7 @@ class Driver:
         if key in self.store:
             self._settle(key)
             self.emit(Outcome(self.plan[key], "cached"))
-        elif record := self.store.failure(key):
+        elif record := self._remembered(key):
             self._give_up(key, f"elsewhere: {record['error']}", record["error"])
         else:
             return False
@@ -238,7 +251,11 @@ class Driver:
             self._settle(key)
             self.emit(Outcome(step, "done", seconds=seconds))
             return
-        record = record or {"kind": "error", "error": "the worker published nothing"}
+        record = cleaned(record or {"kind": "error", "error": "the worker published nothing"})
+        lost = [need for need in step.needs if need not in self.store]
+        if lost and record["kind"] == "error":
+            folder = self.store.root / lost[0]
+            record |= {"kind": "bad input", "error": f"{folder}, which it needs, has been removed"}
         kind, text = record["kind"], record["error"]
         if kind == "full disk":
             self.stopped = f"the disk is full ({text})"
@@ -294,10 +311,19 @@ class Driver:
     def _log(self, key: str) -> str:
         """The end of the log that a worker left behind when it died."""
         for draft in self.store.unfinished():
-            if draft.key == key:
-                try:
-                    lines = (draft.folder / "log.jsonl").read_text().splitlines()
-                except OSError:
-                    continue
-                return "\n".join(lines[-LOG_LINES:])
+            if draft.key == key and (lines := last_lines(draft.folder / "log.jsonl")):
+                texts = [line.decode(errors="replace") for line in lines[-LOG_LINES:]]
+                return "\n".join(printable(text, LINE) for text in texts)
         return ""
+
+
+def last_lines(file: Path) -> list[bytes]:
+    """The last lines of a log that may be long; the first of them may be cut."""
+    if not file.is_file():
+        return []
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - TAIL))
+            return stream.read().splitlines()
+    except OSError:  # published or dropped at this moment
+        return []

@@ -1,25 +1,39 @@
 """Why a job failed: every failure has one of a few kinds, which decides what happens next.
 
-Runs in workers: imports nothing but the standard library.
+Runs in workers, before anything else is there: imports little but the standard library.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import pickle
+import re
 import signal
 import traceback
 from collections import deque
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from errno import EDQUOT, ENOMEM, ENOSPC
+from typing import TYPE_CHECKING, Literal
+
+from benchmark.errors import InputError, one_line, printable
+
+if TYPE_CHECKING:
+    from benchmark.cache.store import Store
 
 Kind = Literal[
-    "error", "worker lost", "out of memory", "time limit", "full disk", "unpicklable"
+    "error", "worker lost", "out of memory", "time limit", "full disk", "unpicklable", "bad input"
 ]  # fmt: skip
+"""bad input: a damaged folder, data that is missing; not remembered, since repair is all it needs.
+"""
 Failure = dict[str, str]
 """kind: see above. error: one line. traceback: of the worker. log: the last lines of the job."""
 LOG_LINES = 20
+LINE, TEXT = 500, 20_000
+"""Characters of an error and of a traceback or log that are stored and shown."""
+TORCH_SHORTAGE = (
+    r"\[enforce fail at alloc_cpu\.cpp:\d+\]|DefaultCPUAllocator: |CUDA (error: )?out of memory"
+)
+"""How torch begins the text of an error, a plain RuntimeError, when memory is short."""
 
 
 class WorkerError(Exception):
@@ -56,7 +70,7 @@ def run_or_report(message: bytes) -> Failure | None:
         except Exception as error:  # unpickling imports and runs whatever the job names
             return failure(error, "unpicklable")
         function(job)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a plugin may raise what it likes; Ctrl-C does not come here
         return failure(error, log="\n".join(tail.lines))
     finally:
         logging.getLogger().removeHandler(tail)
@@ -65,14 +79,29 @@ def run_or_report(message: bytes) -> Failure | None:
 
 def failure(error: BaseException, kind: Kind | None = None, log: str = "") -> Failure:
     """The record of an exception; its kind is told from the exception where none is given."""
-    text = str(error).strip().splitlines()
-    named = isinstance(error, WorkerError)
-    return {
-        "kind": kind or kind_of(error),
-        "error": text[0] if named else f"{type(error).__name__}: {text[0] if text else ''}",
-        "traceback": "".join(traceback.format_exception(error)),
-        "log": log,
-    }
+    text = next(iter(_text(error).strip().splitlines()), "")
+    if not isinstance(error, WorkerError | InputError):
+        text = f"{type(error).__name__}: {text}"
+    trace = "".join(traceback.format_exception(error))
+    return cleaned({"kind": kind or kind_of(error), "error": text, "traceback": trace, "log": log})
+
+
+def cleaned(record: Mapping[str, object]) -> Failure:
+    """A record as it is stored and shown: text of a length that can be read, on any terminal."""
+    texts = {name: value for name, value in record.items() if isinstance(value, str)}
+    clean = {name: printable(text, TEXT) for name, text in texts.items()}
+    return clean | {"error": printable(one_line(texts.get("error", "unknown")), LINE)}
+
+
+def recorded(store: Store, key: str) -> Failure | None:
+    """Why the job failed earlier, as far as the record can be read; None where there is none."""
+    if not (store.failures / f"{key}.json").is_file():  # a pipe in its place would be waited for
+        return None
+    try:
+        record: object = store.failure(key)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return cleaned(record) if isinstance(record, dict) else None
 
 
 def kind_of(error: BaseException) -> Kind:
@@ -80,14 +109,29 @@ def kind_of(error: BaseException) -> Kind:
     for cause in _chain(error):
         if isinstance(cause, WorkerError):
             return cause.kind
-        # Libraries that write files in C or Rust raise errors of their own with the system's text.
-        full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or any(text in str(cause) for text in ("No space left", "Disk quota exceeded")):
+        if isinstance(cause, InputError):
+            return "bad input"
+        if isinstance(cause, OSError) and cause.errno in (ENOSPC, EDQUOT):
             return "full disk"
-        memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
-        if memory or "CUDA out of memory" in str(cause):
+        if _is_shortage(cause):
             return "out of memory"
     return "error"
+
+
+def _is_shortage(error: BaseException) -> bool:
+    """Whether memory was short; torch, which is not imported here, has a class for GPUs only."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == ENOMEM):
+        return True
+    names = {cls.__name__ for cls in type(error).__mro__}
+    text = _text(error) if type(error) is RuntimeError else ""
+    return "OutOfMemoryError" in names or re.match(TORCH_SHORTAGE, text) is not None
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # whatever a plugin's own class does
+        return f"(its text cannot be read: {type(broken).__name__})"
 
 
 def ending(code: int) -> str:
@@ -118,4 +162,7 @@ class _Tail(logging.Handler):
         self.lines: deque[str] = deque(maxlen=LOG_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+        try:
+            self.lines.append(printable(record.getMessage(), LINE))
+        except Exception:  # arguments that do not fit the message, or cannot be shown
+            self.lines.append("(a message that cannot be formatted)")

@@ -6,12 +6,15 @@ imported.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
 import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +32,11 @@ POLL = 0.5
 # loky takes a worker whose memory has grown by 300 MB for a leaking one and replaces it; for one
 # that has loaded a dataset and a network that is every job, and an import of torch each.
 NO_LEAKS = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
+
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
+_guards: list[subprocess.Popen[bytes]] = []
+"""In a worker: the process that ends its group."""
 
 
 class Worker:
@@ -142,6 +150,15 @@ def _begin(driver: int) -> None:
     multiprocessing.set_start_method("spawn", force=True)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    if sys.platform == "linux":
+        # No thread of Python runs while a job holds the global lock: the system has to end the
+        # worker, with the thread of the driver that has started it; those of a pool live as long as
+        # the pool. What the job has started ends when the pipe closes that only the worker holds.
+        reader, _ = os.pipe()
+        group = ["/bin/sh", "-c", "read _; kill -KILL 0"]
+        _guards.append(subprocess.Popen(group, stdin=reader, stdout=subprocess.DEVNULL))
+        os.close(reader)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == driver:

@@ -512,7 +512,16 @@ def test_the_data_folder_comes_from_flag_environment_or_config(tmp_path, monkeyp
     assert missing("--data", "in-flag") == "in-flag"
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+@pytest.fixture
+def handlers():
+    """An interrupted process ignores further signals; this one goes on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, handlers):
     def interrupted(arguments):
         raise KeyboardInterrupt
 

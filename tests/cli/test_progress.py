@@ -12,13 +12,13 @@ from rich.console import Console
 
 from benchmark.cache.claims import LEASE, Claims
 from benchmark.cache.store import Store
-from benchmark.cli import progress
 from benchmark.cli.progress import Progress, last_epoch
 from benchmark.cli.status import cells_of, overview
 from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
 from benchmark.grid.plan import make_plan
 from benchmark.jobs.job import AssetJob
+from benchmark.run import driver
 from benchmark.run.durations import Durations
 
 CONFIG = {
@@ -205,7 +205,7 @@ def test_the_last_epoch_of_a_log(tmp_path):
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "TAIL", 200)
+    monkeypatch.setattr(driver, "TAIL", 200)
     epoch = {"seconds": 5, "epoch": 4, "epochs": 4}
     note = {"seconds": 6, "message": "x" * 60}
     log(tmp_path, epoch, *[note] * 3)

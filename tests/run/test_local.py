@@ -171,7 +171,7 @@ def test_however_a_driver_is_ended_nothing_of_it_survives(tmp_path, number, grou
     try:
         wait_for(lambda: attempts(tmp_path, "hang 0") and attempts(tmp_path, "hang 1"))
         workers = descendants(driver.pid)
-        assert len(alive(workers)) == 2
+        assert len(alive(descendants(driver.pid, guards=False))) == 2
         (os.killpg if group else os.kill)(driver.pid, number)
         start = time.monotonic()
         _, errors = driver.communicate(timeout=10)
@@ -182,3 +182,61 @@ def test_however_a_driver_is_ended_nothing_of_it_survives(tmp_path, number, grou
     if number != signal.SIGKILL:
         assert errors == "interrupted; the same command goes on where this one stopped\n"
         assert not claimed(tmp_path / "cache")
+
+
+@linux
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_prints_no_traceback(tmp_path, first):
+    driver = start_driver(tmp_path)
+    try:
+        wait_for(lambda: attempts(tmp_path, "hang 0") and attempts(tmp_path, "hang 1"))
+        workers = descendants(driver.pid)
+        for number in (first, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            driver.send_signal(number)
+            time.sleep(0.02)
+        _, errors = driver.communicate(timeout=10)
+        assert driver.returncode == (130 if first == signal.SIGINT else 143)
+        assert errors == "interrupted; the same command goes on where this one stopped\n"
+        wait_for(lambda: not alive(workers), seconds=10)
+    finally:
+        driver.kill()
+
+
+HOLDER = """
+import ctypes, os, sys, threading
+from benchmark.run.local import LocalPool
+pool = LocalPool([""])
+pool.submit(os.getpid).result(60)
+file = sys.argv[1]
+pool.submit(os.system, f"sleep 600 & echo $! > {file}.child").result(60)
+pool.submit(exec, f"import ctypes; open({file!r}, 'w').close(); ctypes.PyDLL(None).sleep(600)")
+threading.Event().wait()
+"""
+
+
+@linux
+def test_a_job_that_holds_the_global_lock_ends_with_its_driver_and_what_it_started(tmp_path):
+    file = tmp_path / "holds"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(file)], env={**os.environ, "PYTHONPATH": PATHS}
+    )
+    try:
+        wait_for(file.exists)
+        time.sleep(0.2)
+        started = {*descendants(driver.pid), int(Path(f"{file}.child").read_text())}
+        assert len(alive(started)) >= 2
+    finally:
+        driver.kill()
+        driver.wait()
+    wait_for(lambda: not alive(started), seconds=5)
+
+
+@linux
+def test_a_worker_outlives_the_thread_that_did_not_start_it(pool):
+    """The system ends it with the thread that started it, and that is one of the pool's."""
+    first = []
+    caller = threading.Thread(target=lambda: first.append(pool.submit(os.getpid).result(60)))
+    caller.start()
+    caller.join()
+    time.sleep(0.2)
+    assert [pool.submit(os.getpid).result(60)] == first

@@ -1,0 +1,164 @@
+"""The rows of a results folder: whose they are, and what a run may replace."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.errors import InputError, printable
+from benchmark.rows import AXES, COLUMNS, Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmark.cache.store import Store
+    from benchmark.grid.config import Config
+    from benchmark.grid.grid import Grid
+
+ORIGIN = "config.txt"
+"""Names the config of a results folder, seen from that folder."""
+NOTE = 20_000
+"""Characters of a cell of `rows.csv`."""
+
+
+def check_rows(folder: Path, config: Path, keys: Callable[[], Collection[str]]) -> None:
+    """Check that the rows in a results folder are of this config.
+
+    They are if the folder says so, as that config may have been edited since, or if all of them
+    are of its jobs. A folder that says nothing belongs to the config of its name in `configs/`.
+
+    keys: of all jobs of the config's grid.
+
+    Raises:
+        InputError: they are of another config of the same name, or cannot be read.
+    """
+    if (old := _read(folder / "rows.csv")) is None:
+        return
+    try:
+        origin = (folder / ORIGIN).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        origin = f"../../configs/{folder.name}.yaml"
+    if origin != _origin(folder, config) and (other := set(old["key"]) - set(keys())):
+        raise InputError(
+            f"{folder} holds rows of another config, {origin!r}, and {len(other)} of its "
+            f"{old['key'].nunique()} jobs are not in {config}: rename the config, use another "
+            "--results, or remove the folder"
+        )
+
+
+def claim_rows(folder: Path, config: Path) -> None:
+    """Note whose rows the folder holds; nothing can be written into it if this cannot.
+
+    Raises:
+        OSError: the folder cannot be made, or nothing can be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ORIGIN).write_text(_origin(folder, config) + "\n", encoding="utf-8")
+
+
+def write_rows(
+    grid: Grid, store: Store, folder: Path, config: Config, again: Collection[str] = ()
+) -> None:
+    """Write `rows.csv` of all finished cells and the report; nothing when there is none.
+
+    Rows that are in the file already, and whose jobs are of the grid but not in the cache, stay:
+    they may be of another machine. again: keys of jobs whose earlier rows were given up.
+    """
+    import pandas as pd
+
+    cells = [(defended or victim).key for victim, defended in grid.cells()]
+    order = {key: i for i, key in enumerate([*cells, *(job.key for job in grid.references)])}
+    stream = io.StringIO(grid.rows(_Cleaned(store)).to_csv(index=False))
+    rows = pd.read_csv(stream, dtype=str, keep_default_na=False)
+    if (old := _read(folder / "rows.csv")) is not None:
+        new = {*rows["key"], *again}
+        stays = old[~old["key"].isin(new) & old["key"].isin(order)]
+        lost = old[~old["key"].isin(order)]["key"].nunique()
+        if lost:
+            print(f"{folder / 'rows.csv'}: dropped {lost} jobs that are no longer in the grid")
+        parts = [part for part in (rows, _labelled(stays, _labels(grid))) if len(part)]
+        rows = pd.concat([*parts, rows[:0]]).fillna("")
+        rows = rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
+        rows = rows[[c for c in rows if c in COLUMNS or (rows[c] != "").any()]]
+    if rows.empty:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
+    rows.to_csv(draft, index=False, encoding="utf-8")
+    draft.replace(folder / "rows.csv")
+    write_report(folder, config)
+
+
+def write_report(folder: Path, config: Config) -> None:
+    """Write the report of `folder/rows.csv` and say where it is."""
+    from benchmark.report.write import report
+
+    files = report(folder, config.select, config.effective_acc)
+    print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
+
+
+def _origin(folder: Path, config: Path) -> str:
+    return Path(os.path.relpath(config.resolve(), folder.resolve())).as_posix()
+
+
+def _read(file: Path) -> pd.DataFrame | None:
+    """The rows of a file as text; None without one.
+
+    Raises:
+        InputError: they are not as this version of the software writes them.
+    """
+    import pandas as pd
+
+    if not os.path.lexists(file):
+        return None
+    advice = "move it away, and what the cache holds is written anew"
+    if not file.is_file():
+        raise InputError(f"{file} is no file: {advice}")
+    try:
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, ValueError) as error:  # of pandas' errors all are ValueErrors
+        text = printable(" ".join(str(error).split()), 200)
+        raise InputError(f"{file} cannot be read ({text}): {advice}") from None
+    if missing := [name for name in COLUMNS if name not in rows.columns]:
+        raise InputError(f"{file} lacks the columns {', '.join(missing)}: {advice}")
+    return rows
+
+
+class _Cleaned:
+    """Results without text that cannot be written into a file."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._store
+
+    def rows(self, key: str) -> list[Row]:
+        return [
+            {k: printable(v, NOTE) if isinstance(v, str) else v for k, v in row.items()}
+            for row in self._store.rows(key)
+        ]
+
+
+def _labels(grid: Grid) -> dict[str, Mapping[str, object]]:
+    """The labels of each job by key: they depend on the whole grid, and it may have grown."""
+    labels: dict[str, Mapping[str, object]] = {}
+    for victim, defended in grid.cells():
+        labels[(defended or victim).key] = grid.place(victim, defended)
+    for clean in grid.references:
+        place = {"dataset": clean.dataset, "model": clean.architecture}
+        labels[clean.key] = {axis: grid.labels[plugin] for axis, plugin in place.items()}
+    return labels
+
+
+def _labelled(rows: pd.DataFrame, labels: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    places = [labels[key] for key in rows["key"]]
+    return rows.assign(
+        **{
+            axis: [str(p.get(axis, old)) for p, old in zip(places, rows[axis], strict=True)]
+            for axis in AXES
+        }
+    )
