@@ -117,6 +117,8 @@ class Store:
 
     def _intact(self, key: str, name: str) -> Path:
         """The file of this very job; hashing it costs little beside the training that made it."""
+        if key not in self:
+            raise InputError(f"{self.root / key} has been removed; run again")
         if wrong := faults(self.root / key, name):
             raise InputError(
                 f"{self.root / key}: {'; '.join(wrong)}; remove this folder and run again"

@@ -252,10 +252,6 @@ class Driver:
             self.emit(Outcome(step, "done", seconds=seconds))
             return
         record = cleaned(record or {"kind": "error", "error": "the worker published nothing"})
-        lost = [need for need in step.needs if need not in self.store]
-        if lost and record["kind"] == "error":
-            folder = self.store.root / lost[0]
-            record |= {"kind": "bad input", "error": f"{folder}, which it needs, has been removed"}
         kind, text = record["kind"], record["error"]
         if kind == "full disk":
             self.stopped = f"the disk is full ({text})"
