@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,11 +22,15 @@ from benchmark.data import Dataset, Images, Task, draw_clean
 from benchmark.errors import InputError
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from benchmark.jobs.journal import journal
+from benchmark.jobs.leaks import Guard, fingerprint
 from benchmark.metrics import Poisoned, predict, score, share
 from benchmark.notes import note
+from benchmark.process import spoil
 from benchmark.rows import Row
 from defenses.base import NotApplicable
 from models.classifier import Classifier
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 300.0
 """Seconds between two checkpoints of an attack's training; one takes a fraction of a second."""
@@ -82,11 +87,14 @@ def run_job(job: Job, store: Store, data: Path, device: torch.device | None = No
         with journal(draft.folder / "log.jsonl", job.plugins.values()) as texts:
             match job:
                 case AssetJob():
-                    rows = _make_asset(job, _task(job.dataset, data).to(device), store, draft)
+                    with _Run(job.dataset, data, device) as run:
+                        rows = _make_asset(job, run, store, draft)
                 case AttackJob():
-                    rows = _attack(job, _task(job.dataset, data).to(device), store, draft)
+                    with _Run(job.dataset, data, device) as run:
+                        rows = _attack(job, run, store, draft)
                 case DefenseJob():
-                    rows = _defend(job, _task(job.victim.dataset, data), store, device)
+                    with _Run(job.victim.dataset, data, device) as run:
+                        rows = _defend(job, run, store)
                 case _:
                     raise TypeError(f"{type(job).__name__} is no kind of job")
         common = {**texts(), **hardware(device)}
@@ -109,8 +117,47 @@ def _make(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
     return job.architecture(job.dataset).to(device).to(memory_format=torch.channels_last)
 
 
-def _make_asset(job: AssetJob, task: Task, store: Store, draft: Draft) -> list[Row]:
-    device = task.train.y.device
+class _Run:
+    """The data of one job, and the state of the process that it has to leave as it was.
+
+    task: both splits; on the device where the method gets them whole.
+    """
+
+    def __init__(self, dataset: Dataset, data: Path, device: torch.device) -> None:
+        self.dataset, self.data, self.device = dataset, data, device
+        self.guard = Guard()
+        self.task, self.fingerprint = _task(dataset, data)
+        _set_arithmetic()
+        self.guard.begin()
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """However the job has ended: the next one in this process must not know it."""
+        self.check()
+
+    def to_device(self) -> Task:
+        """The task, moved to the device for good."""
+        self.task = self.task.to(self.device)
+        return self.task
+
+    def check(self) -> Task:
+        """The task as it was read; what the method left changed is put back, and is a warning."""
+        self.guard.check()
+        if fingerprint(self.task.train, self.task.test) != self.fingerprint:
+            log.warning("the method changed the dataset in place; it is read anew for the scores")
+            spoil("the dataset was changed")
+            _task.cache_clear()
+            task, read = _task(self.dataset, self.data)
+            if read != self.fingerprint:
+                raise RuntimeError(f"{self.dataset.name} is another one when it is read again")
+            self.task = task.to(self.task.train.y.device)
+        return self.task
+
+
+def _make_asset(job: AssetJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
+    task, device = run.to_device(), run.device
     _seed(job.seed)
     model = _make(job, device)
     if job.clean_model:
@@ -120,6 +167,7 @@ def _make_asset(job: AssetJob, task: Task, store: Store, draft: Draft) -> list[R
     clock = Clock(device)
     with _training(job, store, clock):
         tensors = job.asset(model, task.train, job.recipe)
+    task = run.check()
     draft.write_tensors("tensors.safetensors", tensors)
     if not isinstance(job.asset, CleanModel):
         return [{"kind": "asset", "step": 0, **clock.reading()}]
@@ -127,8 +175,8 @@ def _make_asset(job: AssetJob, task: Task, store: Store, draft: Draft) -> list[R
     return [{"kind": "clean", "step": 0, "poison_ratio": 0.0, **scores}]
 
 
-def _attack(job: AttackJob, task: Task, store: Store, draft: Draft) -> list[Row]:
-    attack, train, device = job.attack, task.train, task.train.y.device
+def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
+    attack, train, device = job.attack, run.to_device().train, run.device
     _seed(job.seed)
     rows = attack.draw(train.y, job.seed)
     model = _make(job, device)
@@ -136,10 +184,14 @@ def _attack(job: AttackJob, task: Task, store: Store, draft: Draft) -> list[Row]
     clock = Clock(device)
     with _training(job, store, clock):
         trigger = attack(model, train, rows, job.recipe, asset)
+    task = run.check()
+    train = task.train
     poisoned = poison_test(task.test, attack, trigger, model.num_classes)
     # Again: what is drawn for the exported set must not depend on how the training was resumed.
     _seed(job.seed)
     stamped = attack.poisoned_set(train, rows, trigger, model.num_classes, job.recipe.batch_size)
+    task = run.check()
+    train = task.train
     changed = ((stamped.x != train.x).flatten(1).any(1) | (stamped.y != train.y)).nonzero()[:, 0]
     draft.write_tensors(
         "tensors.safetensors",
@@ -152,8 +204,8 @@ def _attack(job: AttackJob, task: Task, store: Store, draft: Draft) -> list[Row]
     return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(train), **scores}]
 
 
-def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> list[Row]:
-    defense = job.defense
+def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
+    defense, task, device = job.defense, run.task, run.device
     model, tensors = load_victim(job.victim, store, device)
     test = task.test.to(device)
     triggered = Images(tensors["test.x"], tensors["test.y"], test.flips)
@@ -172,9 +224,12 @@ def _defend(job: DefenseJob, task: Task, store: Store, device: torch.device) -> 
 
     def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:
         row = common | {"step": step, "value": value}
-        if defense.uses == "clean":
-            row["own_acc"] = share(predict(model, data) == data.y)
-        return row | score(model, test, poisoned) | clock.reading()
+        with run.guard.aside():
+            if defense.uses == "clean":
+                # Drawn again: the method may have changed the images that it was handed.
+                known = task.train[rows].to(device)
+                row["own_acc"] = share(predict(model, known) == known.y)
+            return row | score(model, test, poisoned) | clock.reading()
 
     scored: list[Row] = []
     every = job.score_every if defense.yields == "rounds" else 1
@@ -211,15 +266,21 @@ def _training(job: Job, store: Store, clock: Clock) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _task(dataset: Dataset, data: Path) -> Task:
-    return dataset(data)
+def _task(dataset: Dataset, data: Path) -> tuple[Task, int]:
+    """Both splits on the CPU, and their fingerprint."""
+    task = dataset(data)
+    return task, fingerprint(task.train, task.test)
 
 
 def _seed(seed: int) -> None:
-    """Seed every generator a method may use, and ask for repeatable kernels in full precision."""
+    """Seed every generator a method may use."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def _set_arithmetic() -> None:
+    """Ask for repeatable kernels in full precision."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     # torch's default rounds convolutions on GPUs; a recipe that wants that says so.
