@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from fakes import claimed
 
 from benchmark.cache.claims import Claims
-from benchmark.cache.clean import discard
+from benchmark.cache.clean import discard, sweep
 from benchmark.cache.store import Store
 from benchmark.errors import InputError
 
@@ -155,3 +156,50 @@ def test_discarding_is_all_or_nothing(tmp_path):
         assert not store.checkpoint(KEY).exists()
         assert not store.keys() and store.failure("c" * 24) is None
         assert not claimed(tmp_path) and not list(store.drafts.iterdir())
+
+
+CONTAINER = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+HOLD = """
+import sys, time
+from pathlib import Path
+from benchmark.cache.claims import Claims
+with Claims(Path(sys.argv[1])) as claims:
+    claims.take(sys.argv[2])
+    claims.announce([sys.argv[3]])
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_driver_in_another_container_of_this_host_is_alive(tmp_path):
+    """Its number says nothing here: its draft is not swept, and its grid's jobs are seen."""
+    if shutil.which("unshare") is None or subprocess.run([*CONTAINER, "true"]).returncode:
+        pytest.skip("needs namespaces")
+    hold = [*CONTAINER, sys.executable, "-c", HOLD, str(tmp_path), KEY, OTHER]
+    driver = subprocess.Popen(hold, stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout.readline() == "held\n"
+        store = Store(tmp_path)
+        (store.drafts / f"{KEY}.0123456789abcdef").mkdir(parents=True)
+        with Claims(tmp_path) as claims:
+            sweep(store, claims)
+            assert len(store.unfinished()) == 1 and not claims.take(KEY)
+            assert list(claims.announced().values()) == [[OTHER]]
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def test_a_grid_is_announced_until_its_driver_ends(tmp_path):
+    other = Claims(tmp_path)
+    with Claims(tmp_path) as claims:
+        claims.announce([KEY, OTHER])
+        assert list(other.announced().values()) == [[KEY, OTHER]] and other.live() == []
+    assert other.announced() == {} and not list((tmp_path / "claims").iterdir())
+    program = (
+        "import os, sys; from pathlib import Path; from benchmark.cache.claims import Claims;"
+        "claims = Claims(Path(sys.argv[1])).__enter__(); claims.announce(['a' * 24]); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert len(list((tmp_path / "claims").iterdir())) == 2
+    assert other.announced() == {} and not list((tmp_path / "claims").iterdir())

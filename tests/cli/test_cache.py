@@ -221,6 +221,34 @@ def test_gc_never_touches_what_a_living_process_has_claimed(store, configs, grid
     assert not list(store.drafts.iterdir())
 
 
+def test_gc_deletes_nothing_of_a_grid_whose_driver_is_between_two_jobs(
+    store, configs, grids, capsys
+):
+    publish(store, *grids[0].jobs(), *grids[1].jobs())
+    before = store.keys()
+    with Claims(store.root) as driver:
+        driver.announce(job.key for job in grids[1].jobs())
+        assert cache(store, "gc", configs[0], "--delete") == 2
+        error = capsys.readouterr().err
+        assert f"process {os.getpid()} on " in error and error.count("\n") == 1
+        assert store.keys() == before
+        assert cache(store, "gc", *configs, "--delete") == 0
+    assert store.keys() == before
+    assert cache(store, "gc", configs[0], "--delete") == 0
+    assert len(store.keys()) == len(before) - 4
+
+
+def test_configs_of_both_suffixes_and_in_subfolders_count(store, configs, grids, monkeypatch):
+    publish(store, *grids[0].jobs(), *grids[1].jobs())
+    before = store.keys()
+    place = store.root.parent / "configs" / "mine"
+    place.mkdir(parents=True)
+    (place.parent / "first.yml").write_bytes(configs[0].read_bytes())
+    (place / "second.yaml").write_bytes(configs[1].read_bytes())
+    monkeypatch.chdir(store.root.parent)
+    assert cache(store, "gc", "--delete") == 0 and store.keys() == before
+
+
 @pytest.mark.parametrize(
     "content", [None, "attacks: [", yaml.safe_dump(FIRST | {"attacks": ["badnet"]})]
 )
