@@ -24,5 +24,5 @@ def write_report(folder: Path, config: Config) -> None:
     """Write the report of `folder/rows.csv` and say where it is."""
     from benchmark.report.write import report
 
-    files = report(folder, config.select, config.effective_acc)
+    files = report(folder, config.select, config.effective_acc, config.average_collapsed)
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
