@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import InputError, printable
-from benchmark.rows import AXES, COLUMNS, Row
+from benchmark.rows import AXES, COLUMNS, NO_RESULT, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,20 +62,23 @@ def claim_rows(folder: Path, config: Path) -> None:
 def write_rows(
     grid: Grid, store: Store, folder: Path, config: Config, again: Collection[str] = ()
 ) -> None:
-    """Write `rows.csv` of all finished cells and the report; nothing when there is none.
+    """Write `rows.csv` of all cells and the report; nothing when none is finished.
 
     Rows that are in the file already, and whose jobs are of the grid but not in the cache, stay:
-    they may be of another machine. again: keys of jobs whose earlier rows were given up.
+    they may be of another machine. Other cells without a result have a row that says why. again:
+    keys of jobs whose earlier rows were given up.
     """
     import pandas as pd
 
     cells = [(defended or victim).key for victim, defended in grid.cells()]
     order = {key: i for i, key in enumerate([*cells, *(job.key for job in grid.references)])}
-    stream = io.StringIO(grid.rows(_Cleaned(store)).to_csv(index=False))
+    stream = io.StringIO(grid.rows(_Cleaned(store), store.failure).to_csv(index=False))
     rows = pd.read_csv(stream, dtype=str, keep_default_na=False)
     if (old := _read(folder / "rows.csv")) is not None:
-        new = {*rows["key"], *again}
-        stays = old[~old["key"].isin(new) & old["key"].isin(order)]
+        new = {*rows.loc[~rows["status"].isin(NO_RESULT), "key"], *again}
+        stays = old[~old["status"].isin(NO_RESULT)]
+        stays = stays[~stays["key"].isin(new) & stays["key"].isin(order)]
+        rows = rows[~rows["key"].isin(stays["key"])]
         lost = old[~old["key"].isin(order)]["key"].nunique()
         if lost:
             print(f"{folder / 'rows.csv'}: dropped {lost} jobs that are no longer in the grid")
@@ -83,7 +86,7 @@ def write_rows(
         rows = pd.concat([*parts, rows[:0]]).fillna("")
         rows = rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
         rows = rows[[c for c in rows if c in COLUMNS or (rows[c] != "").any()]]
-    if rows.empty:
+    if rows["status"].isin(NO_RESULT).all():
         return
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
@@ -96,7 +99,7 @@ def write_report(folder: Path, config: Config) -> None:
     """Write the report of `folder/rows.csv` and say where it is."""
     from benchmark.report.write import report
 
-    files = report(folder, config.select, config.effective_acc)
+    files = report(folder, config.select, config.effective_acc, config.average_collapsed)
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
 
 

@@ -26,7 +26,8 @@ class Config:
     model on clean data as well, by `recipe`; its ACC is printed under those of the victims.
     effective_acc: the ACC, in (0, 1), above which a defense counts as effective in the table of
     times to effect (the paper: 0.85 on CIFAR-10, 0.45 on Tiny ImageNet); nine tenths of that of the
-    victim when absent.
+    victim when absent. average_collapsed: averages over attacks include victims that are marked as
+    collapsed, as those of the paper do (WaNet at 1 %: ASR 12.6 %).
     """
 
     datasets: list[Any]
@@ -41,6 +42,7 @@ class Config:
     data: str = "data"
     clean_model: bool = False
     effective_acc: float | None = None
+    average_collapsed: bool = False
 
     def __post_init__(self) -> None:
         for name in ("datasets", "models", "attacks", "seeds"):

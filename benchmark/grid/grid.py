@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from attacks.asset import CleanModel
 from attacks.base import Attack
@@ -13,27 +13,26 @@ from benchmark.data import Dataset
 from benchmark.errors import InputError, nearest
 from benchmark.grid.config import Config
 from benchmark.grid.labels import filtered, filters_of, labels_of
+from benchmark.grid.outcomes import Failures, Results, rows_of
 from benchmark.grid.plan import with_needs
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from benchmark.loading import build
 from benchmark.plugin import Plugin, construct, plugin_name
-from benchmark.rows import AXES, COLUMNS, PART_COLUMNS, UNDEFENDED, Row, check_rule
+from benchmark.rows import (
+    AXES,
+    COLUMNS,
+    MIN_ASR,
+    MIN_CHANCES,
+    PART_COLUMNS,
+    UNDEFENDED,
+    Row,
+    check_rule,
+)
 from benchmark.train import Recipe
 from defenses.base import Defense
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MIN_ASR = 0.5
-"""Below this undefended ASR an attack did not work, and defending it says nothing."""
-
-
-class Results(Protocol):
-    """Where rows of finished jobs are, by key; see `benchmark.cache.store.Store`."""
-
-    def __contains__(self, key: str) -> bool: ...
-
-    def rows(self, key: str) -> list[Row]: ...
 
 
 @dataclass(frozen=True)
@@ -78,26 +77,31 @@ class Grid:
             "seed": victim.seed,
         }
 
-    def rows(self, results: Results) -> pd.DataFrame:
-        """Labelled rows of all finished cells, in the grid's order."""
+    def rows(self, results: Results, failures: Failures | None = None) -> pd.DataFrame:
+        """Labelled rows of the cells, in the grid's order.
+
+        A job that is not finished has no row, or, where `failures` says why jobs failed, one row
+        without scores. Rows that no table can use cost their cell and nothing else: one row takes
+        their place, too. See `benchmark.rows.NO_RESULT`.
+        """
         import pandas as pd
 
         rows: list[Row] = []
         for victim, defended in self.cells():
             job = defended or victim
-            if job.key in results:
-                labels = self.place(victim, defended) | {"key": job.key, "victim": victim.key}
-                table = labels | _of_the_table(defended)
-                rows.extend(_judged(victim, row) | table for row in results.rows(job.key))
+            labels = self.place(victim, defended) | {"key": job.key, "victim": victim.key}
+            table = labels | _of_the_table(defended)
+            kind = defended.defense.yields if defended else "victim"
+            measured = rows_of(job, kind, results, failures)
+            rows.extend(_judged(victim, row) | table for row in measured)
         for clean in self.references:
-            if clean.key in results:
-                place = {
-                    "dataset": self.labels[clean.dataset],
-                    "model": self.labels[clean.architecture],
-                    "seed": clean.seed,
-                    "key": clean.key,
-                }
-                rows.extend(row | place for row in results.rows(clean.key))
+            place = {
+                "dataset": self.labels[clean.dataset],
+                "model": self.labels[clean.architecture],
+                "seed": clean.seed,
+                "key": clean.key,
+            }
+            rows.extend(row | place for row in rows_of(clean, "clean", results, failures))
         frame = pd.DataFrame(rows)
         return frame.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in frame)])
 
@@ -174,12 +178,15 @@ def _recipes(config: Config) -> dict[Attack, Recipe]:
 
 
 def _judged(victim: AttackJob, row: Row) -> Row:
-    """The row; a victim that learned neither its task nor its backdoor is marked as collapsed."""
+    """The row; a victim that learned too little of its task or its backdoor is marked as collapsed.
+
+    Collapsed: its ACC is below 2 / K, K the number of classes, or the ASR of one of its triggers is
+    below 50 % (`benchmark.rows.MIN_CHANCES`, `MIN_ASR`).
+    """
     if row["kind"] != "victim" or row["status"] != "ok":
         return row
-    # Twice chance is far below any network of use, and far above one that collapsed.
-    task_lost = row["acc"] < 2 / victim.dataset.num_classes
-    weakest = min(value for name, value in row.items() if name.startswith("asr"))
+    task_lost = row["acc"] < MIN_CHANCES / victim.dataset.num_classes
+    weakest = min(row[name] for name in ("asr", "asr_1", "asr_2") if row.get(name) is not None)
     return row | ({"status": "collapsed"} if task_lost or weakest < MIN_ASR else {})
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 from pandas import DataFrame
 
 from benchmark.report import tables
-from benchmark.report.render import MARKS, Table, attack_titles, caption, footnotes
+from benchmark.report.render import (
+    MARKS,
+    Table,
+    attack_titles,
+    caption,
+    footnotes,
+    seed_counts,
+)
 
 EFFECTIVE_ASR = 0.05
 """The ASR below which a defense has taken effect."""
@@ -19,7 +27,7 @@ def cost_table(rows: DataFrame) -> Table | None:
     """
     runs = rows[rows["kind"] != "victim"].sort_values("step").groupby("key", sort=False)
     last = runs.tail(1).assign(peak=lambda end: end["key"].map(runs["peak_mib"].max())).sort_index()
-    last = last[last["status"].isin(["ok", "collapsed"])]
+    last = last[last["status"].isin([*tables.COUNTED, "collapsed"])]
     if last.empty:
         return None
     by_defense = last.groupby("defense", sort=False)
@@ -38,42 +46,55 @@ def effect_table(rows: DataFrame, selected: DataFrame, effective_acc: float | No
 
     Effect: ASR below 5 % at an ACC above `effective_acc`, a share, or above nine tenths of the
     victim's where that is None. A defense that never gets there, or whose selected candidate does
-    not, counts with the seconds of its whole run, which is marked by ">". None where no run is
-    sound.
+    not, counts with the seconds of its whole run: a lower bound, which is marked by ">" and is not
+    ranked. A mean or an Average that such a run enters is one, too. None where no run is sound.
     """
-    runs = selected[(selected["kind"] != "victim") & (selected["status"] == "ok")]
-    if runs.empty:
+    times = _times(rows, selected, effective_acc)
+    if times.empty:
         return None
-    victims = rows[rows["kind"] == "victim"].set_index("key")["acc"]
+    by_cell = times.groupby(["attack", "defense"], sort=False)
+    attacks, (_, *defenses) = tables.labels_of(selected)
+    seconds = by_cell["seconds"].mean().unstack().reindex(index=attacks, columns=defenses)
+    bound = by_cell["reached"].all().unstack().reindex_like(seconds).eq(False)
+    numbers = by_cell["seconds"].count().unstack().reindex_like(seconds).fillna(0).astype(int)
+    states, averaged = tables.cell_states(selected)[defenses], tables.averaged_attacks(selected)
+    complete = states.loc[averaged].isin(tables.SOUND).all()
+    seconds.loc["Average"] = seconds.loc[averaged].mean(skipna=False).where(complete)
+    bound.loc["Average"] = bound.loc[averaged].any() & seconds.loc["Average"].notna()
+    marks = states.map(lambda state: MARKS.get(state, "")).reindex_like(seconds).fillna("")
+    seeds = seed_counts(selected, numbers)
+    text = bound.map({True: ">", False: ""}.get) + seconds.map("{:.1f}".format) + seeds + marks
+    text = text.where(seconds.notna(), marks.replace("", "-"))
+    level = "nine tenths of the victim's" if effective_acc is None else f"{100 * effective_acc:g} %"
+    what = f"Seconds until ASR is below {100 * EFFECTIVE_ASR:g} % at an ACC above {level}; "
+    what += "> never, the seconds of the whole run, or a mean of such: a lower bound"
+    ranked = seconds.mask(bound).loc[[*averaged, "Average"]]
+    ranks = tables.rank(ranked.reindex(seconds.index), "asr").reset_index(drop=True)
+    text.insert(0, "Attack", [*attack_titles(selected).values(), "Average"])
+    plain = seconds.rename_axis("attack").reset_index()
+    plain["lower bounds"] = ["; ".join(bound.columns[line]) for line in bound.to_numpy()]
+    notes = footnotes(selected)
+    what = caption(selected, what, over_seeds="mean")
+    return Table(what, text.reset_index(drop=True), plain, ranks, notes)
+
+
+def _times(rows: DataFrame, selected: DataFrame, effective_acc: float | None) -> DataFrame:
+    """Seconds until effect, or of the whole run, and which it is, of the runs that count."""
+    runs = selected[(selected["kind"] != "victim") & selected["status"].isin(tables.COUNTED)]
+    counted = tables.counted(runs)
+    some = counted.groupby([runs["attack"], runs["defense"]]).transform("any")
+    victims = selected[selected["kind"] == "victim"].set_index("key")["acc"]
     times = []
-    for _, chosen in runs.iterrows():
+    for _, chosen in runs[counted | ~some].iterrows():
         steps = rows[rows["key"] == chosen["key"]].sort_values("step")
-        nine_tenths = victims[chosen["victim"]] * (1 - tables.TOLERATED_LOSS)
+        nine_tenths = victims.get(chosen["victim"], np.nan) * (1 - tables.TOLERATED_LOSS)
         floor = nine_tenths if effective_acc is None else effective_acc
+        if np.isnan(floor):
+            continue
         # Of candidates only the selected one exists, once all have been made.
         scored = steps if chosen["kind"] == "rounds" else chosen.to_frame().T
         hits = scored[(scored["asr"] < EFFECTIVE_ASR) & (scored["acc"] > floor)]
         at_round = chosen["kind"] == "rounds" and len(hits)
         time = hits["seconds"].iloc[0] if at_round else steps["seconds"].max()
         times.append((chosen["attack"], chosen["defense"], float(time), len(hits) > 0))
-    columns = ["attack", "defense", "seconds", "reached"]
-    by_cell = DataFrame(times, columns=columns).groupby(["attack", "defense"], sort=False)
-    attacks, (_, *defenses) = tables.labels_of(selected)
-    seconds = by_cell["seconds"].mean().unstack().reindex(index=attacks, columns=defenses)
-    reached = by_cell["reached"].all().unstack().reindex_like(seconds)
-    averaged = tables.averaged_attacks(selected)
-    seconds.loc["Average"] = seconds.loc[averaged].mean(skipna=False)
-    reached.loc["Average"] = True
-    states = tables.cell_states(selected).reindex_like(seconds)
-    text = seconds.map("{:.1f}".format).where(seconds.notna(), states.map(MARKS.get).fillna("-"))
-    text = text.where(reached.ne(False), ">" + text)
-    level = "nine tenths of the victim's" if effective_acc is None else f"{100 * effective_acc:g} %"
-    what = f"Seconds until ASR is below {100 * EFFECTIVE_ASR:g} % at an ACC above {level}; "
-    what += "> never, the seconds of the whole run"
-    ranked = seconds.where(reached.ne(False)).loc[[*averaged, "Average"]]
-    ranks = tables.rank(ranked.reindex(seconds.index), "asr").reset_index(drop=True)
-    text.insert(0, "Attack", [*attack_titles(selected).values(), "Average"])
-    numbers = seconds.rename_axis("attack").reset_index()
-    notes = footnotes(selected)
-    what = caption(selected, what, over_seeds="mean")
-    return Table(what, text.reset_index(drop=True), numbers, ranks, notes)
+    return DataFrame(times, columns=["attack", "defense", "seconds", "reached"])

@@ -150,7 +150,8 @@ def curves(rows: DataFrame, looks: Mapping[str, Look]) -> Figure:
     every line starts at step 0.
     """
     victims, rounds = rows[rows["kind"] == "victim"], rows[scored_rounds(rows)]
-    defenses, titles = rounds["defense"].unique(), attack_titles(victims)
+    titles = attack_titles(victims.assign(victim_status=victims["status"]))
+    defenses = rounds["defense"].unique()
     figure, axes = canvas(2, len(titles), max(1.45, 3.4 / len(titles)), 1.6)
     for column, (attack, title) in enumerate(titles.items()):
         for axis, metric in zip(axes[:, column], ("acc", "asr"), strict=True):

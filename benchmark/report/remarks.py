@@ -73,6 +73,8 @@ def _joined(labels: Iterable[str]) -> str:
 
 def _data(runs: DataFrame) -> str:
     """What the runs of one defense are handed: their budgets of clean images, or poisoned ones."""
+    # A run without results may lack what the defense was handed.
+    runs = runs[runs["clean_ratio"].notna() | runs["uses"].ne("clean")]
     budgets = runs["clean_ratio"].map(
         lambda share: f"{100 * share:.3g} % of the training set, clean"
     )

@@ -10,21 +10,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from pandas import DataFrame, MultiIndex, Series
 
 from benchmark.report import tables
-from benchmark.rows import PART_COLUMNS
+from benchmark.rows import MIN_ASR, MIN_CHANCES, NO_RESULT, PART_COLUMNS
 
 METRICS = {"acc": "ACC", "asr": "ASR", "racc": "R-ACC", "der": "DER"}
 PARTS = {name: name.upper().replace("_", "-").replace("RACC", "R-ACC") for name in PART_COLUMNS}
-MARKS = {"diverged": "†", "collapsed": "‡", "fewer seeds": "§"}
-MARKS |= {"not applicable": "n/a", "not run": "-"}
+MARKS = {"diverged": "†", "collapsed": "‡", tables.KEPT: "‡", "fewer seeds": "§"}
+MARKS |= {"not applicable": "n/a", "unusable": "unusable", "failed": "failed"}
+MARKS |= {"blocked": "blocked", "missing": "-"}
 """What the state of a cell (`tables.cell_states`) adds to its score, or prints instead of one."""
+COLLAPSE = f"ACC below {MIN_CHANCES} / number of classes or ASR below {100 * MIN_ASR:g} %"
+MEANINGS = {"collapsed": f" ({COLLAPSE})", tables.KEPT: f" ({COLLAPSE})"}
+MEANINGS |= {"fewer seeds": " than the caption names (k of n)"}
+"""What a footnote adds to the name of a state."""
 LEFT_OUT = "¶"
 """The mark of an attack that the Average leaves out."""
 TEX = str.maketrans(
     {c: f"\\{c}" for c in "%&_#${}"}
     | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$"}
+    | {"<": "$<$", ">": "$>$"}  # other characters in the default encoding
     | {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "¶": r"$^\P$"}
 )
 
@@ -91,33 +98,57 @@ def grouped(values: Series, names: Series) -> str:
 def caption(selected: DataFrame, what: str, over_seeds: str = "mean ± standard deviation") -> str:
     """`what`, followed by dataset, model, seeds, poisoning ratio and selection rules.
 
-    `over_seeds` says what a cell holds where there are several seeds.
+    `over_seeds` says what a cell holds where there are several seeds. Says as well if averages
+    include collapsed victims.
     """
     first, seeds = selected.iloc[0], sorted(selected["seed"].unique())
     ratios = selected["poison_ratio"].dropna().map(lambda share: f"{100 * share:.3g} %")
     ratio = ratios.iloc[0] if ratios.nunique() == 1 else grouped(ratios, selected["attack"])
+    ratio = f"; poisoning ratio {ratio}" if ratio else ""
     over = "seed" if len(seeds) == 1 else f"{over_seeds} over the seeds"
     text = f"{what}. {first['dataset']}, {first['model']}; {over} {', '.join(map(str, seeds))}"
     defended = selected[selected["rule"] != ""]
     rules = defended["rule"].replace("oracle", "oracle, which looks at test data,")
     rule = f"; selection: {grouped(rules, defended['defense'])}" if len(rules) else ""
-    return f"{text}; poisoning ratio {ratio}{rule}."
+    kept = (selected["status"] == tables.KEPT).any()
+    averages = "; averages include collapsed victims" if kept else ""
+    return f"{text}{ratio}{rule}{averages}."
 
 
 def cells(selected: DataFrame, metric: str) -> DataFrame:
-    """What is printed, attacks and Average x defenses: percent, spread over seeds, mark."""
-    mean, std = (100 * tables.pivot(selected, metric, how) for how in ("mean", "std"))
-    states = tables.cell_states(selected).reindex_like(mean).fillna("ok")
+    """What is printed, attacks and Average x defenses: percent, spread over seeds, mark.
 
-    def printed(value: float, spread: float, state: str) -> str:
+    A cell whose mean lacks seeds says how many it has: `80.00 ± 1.00 (2 of 3)§`. An Average over
+    such cells is marked.
+    """
+    mean, std = (100 * tables.pivot(selected, metric, how) for how in ("mean", "std"))
+    states = tables.cell_states(selected)
+    marks = seed_counts(selected, tables.seeds_of(selected))[mean.columns]
+    states = states.reindex_like(mean).fillna("ok")
+
+    def printed(value: float, spread: float, state: str, seeds: str) -> str:
         if state in tables.ABSENT:
             return MARKS[state]
         text = "-" if np.isnan(value) else f"{value:.2f}"
-        return text + ("" if np.isnan(spread) else f" ± {spread:.2f}") + MARKS.get(state, "")
+        spreads = "" if np.isnan(spread) else f" ± {spread:.2f}"
+        return text + spreads + seeds * (text != "-") + MARKS.get(state, "")
 
-    rows = zip(mean.to_numpy(), std.to_numpy(), states.to_numpy(), strict=True)
+    frames = (mean, std, states, marks)
+    rows = zip(*(frame.to_numpy() for frame in frames), strict=True)
     text = [[printed(*cell) for cell in zip(*row, strict=True)] for row in rows]
     return DataFrame(text, index=mean.index, columns=mean.columns)
+
+
+def seed_counts(selected: DataFrame, numbers: DataFrame) -> DataFrame:
+    """What attacks and Average x defenses print where seeds are missing, "" where none is.
+
+    numbers: attacks x defenses, how many seeds enter a cell.
+    """
+    seeds = selected["seed"].nunique()
+    text = numbers.map(lambda number: f" ({number} of {seeds})" if number < seeds else "")
+    fewer = (numbers.loc[tables.averaged_attacks(selected)] < seeds).any()
+    text.loc["Average"] = fewer.map({True: MARKS["fewer seeds"], False: ""})
+    return text
 
 
 def cell_lines(
@@ -143,14 +174,41 @@ def attack_titles(selected: DataFrame) -> dict[str, str]:
 
 
 def mark_notes(selected: DataFrame) -> tuple[str, ...]:
-    """A footnote for each state of a cell that has a mark and occurs."""
+    """A footnote for each state of a cell that has a mark and occurs.
+
+    Of runs without results a footnote for each reason.
+    """
     states, notes = tables.cell_states(selected), []
     for state, mark in MARKS.items():
+        name = state if mark == state else f"{mark} {state}"
+        if state in NO_RESULT:
+            notes += [f"{name}: {text}" for text in _without_results(selected, state)]
+            continue
         marked = [(d, a) for d in states.columns for a in states.index if states.at[a, d] == state]
         if marked:
             defenses, attacks = (Series(names) for names in zip(*marked, strict=True))
-            notes.append(f"{mark} {state}: {grouped(defenses, attacks)}.")
+            notes.append(f"{name}{MEANINGS.get(state, '')}: {grouped(defenses, attacks)}.")
     return tuple(notes)
+
+
+def _without_results(selected: DataFrame, status: str) -> list[str]:
+    """The runs of a status, `FT (LF, SIG seed 1): reason`, a line for each reason."""
+    runs = selected.loc[selected["status"] == status, ["defense", "attack", "seed", "note"]]
+    if status == "missing":  # cells may have no row at all
+        attacks, defenses = tables.labels_of(selected)
+        cells = MultiIndex.from_product([defenses, attacks], names=["defense", "attack"])
+        gone = cells.difference(MultiIndex.from_frame(selected[["defense", "attack"]]), sort=False)
+        runs = pd.concat([runs, gone.to_frame(index=False).assign(seed=-1, note="")])
+    total, lines = selected["seed"].nunique(), []
+    for note, alike in runs.groupby("note", sort=False):
+        names = []
+        for (defense, attack), cell in alike.groupby(["defense", "attack"], sort=False):
+            seeds = "/".join(map(str, cell["seed"]))
+            part = "" if len(cell) == total or seeds == "-1" else f" seed {seeds}"
+            names.append((str(defense), str(attack) + part))
+        named = grouped(*(Series(column) for column in zip(*names, strict=True)))
+        lines.append(f"{named}: {note!s}" if note else f"{named}.")
+    return lines
 
 
 def footnotes(selected: DataFrame) -> tuple[str, ...]:

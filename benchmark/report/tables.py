@@ -11,7 +11,8 @@ these rules picks the row of a run that counts:
   victim's and whose test ASR is below it. It looks at test data: for comparison only.
 
 Where no candidate satisfies `own` or `oracle`, the model stays as it was before the defense: the
-row has the victim's scores and no setting.
+row has the victim's scores and no setting. A run from which its rule picks nothing has no result:
+it costs its cell, not the table.
 """
 
 from __future__ import annotations
@@ -23,10 +24,18 @@ import numpy as np
 import numpy.typing as npt
 from pandas import DataFrame, Series
 
-from benchmark.rows import AXES, PART_COLUMNS, UNDEFENDED, check_rule
+from benchmark.rows import AXES, NO_RESULT, PART_COLUMNS, UNDEFENDED, check_rule, reason
 
-SOUND, ABSENT = ("ok", "fewer seeds"), ("not applicable", "not run")
-"""States of a cell (`cell_states`): its score enters averages and ranks; it has no score."""
+KEPT = "collapsed, averaged"
+"""The status of a collapsed victim that averages include (`keep_collapsed`)."""
+COUNTED = ("ok", KEPT)
+"""Statuses of runs, and of their victims, whose scores enter means, averages and ranks."""
+SOUND = (*COUNTED, "fewer seeds")
+"""States of a cell (`cell_states`) whose score enters averages and ranks."""
+ABSENT = ("not applicable", *NO_RESULT)
+"""Statuses of runs, and states of cells, without a score, the first one first."""
+SCORED = ("diverged", "collapsed", KEPT)
+"""Statuses of runs with a score that is marked, the worst first."""
 TOLERATED_LOSS = 0.10
 """The share of its accuracy that a model may lose under the rules `own` and `oracle`."""
 
@@ -49,7 +58,8 @@ def choose(run: DataFrame, rule: str, victim: Series) -> Series:
 
     Raises:
         ValueError: a rule that does not exist or does not fit the run, a setting that no candidate
-            has, or `own` without the accuracy of the model before the defense.
+            has, `own` without settings or without the accuracy of the model before the defense, or
+            a victim without scores where they are needed.
     """
     name = f"{run['defense'].iloc[0]} against {run['attack'].iloc[0]}"
     steps = run.sort_values("step")
@@ -70,13 +80,16 @@ def choose(run: DataFrame, rule: str, victim: Series) -> Series:
             )
         accurate = steps[steps["own_acc"] >= (1 - TOLERATED_LOSS) * before - 1e-9]
         if accurate.empty:
-            return _unchanged(last, victim)
+            return _unchanged(last, victim, name)
+        if accurate["value"].isna().any():
+            raise ValueError(f"{name}: rule 'own' needs a setting of every candidate")
         return accurate.iloc[accurate["value"].argmax()]
     if rule == "oracle":
+        _check_scored(victim, name)
         close = (steps["acc"] - victim["acc"]).abs() < TOLERATED_LOSS * victim["acc"] - 1e-9
         better = steps[close & (steps["asr"] < victim["asr"])]
         if better.empty:
-            return _unchanged(last, victim)
+            return _unchanged(last, victim, name)
         return better.iloc[better["asr"].argmin()]
     hits = steps[(steps["value"] - float(rule.removeprefix("fixed:"))).abs() <= 1e-6]
     if hits.empty:
@@ -85,30 +98,44 @@ def choose(run: DataFrame, rule: str, victim: Series) -> Series:
     return hits.iloc[0]
 
 
-def _unchanged(row: Series, victim: Series) -> Series:
+def _unchanged(row: Series, victim: Series, name: str) -> Series:
     """The row of a run whose result is the victim as it was."""
+    _check_scored(victim, name)
     scores = [column for column in ("acc", "asr", "racc", *PART_COLUMNS) if column in row]
     # "collapsed" is the status of a victim; the model is as it was trained.
-    status = "ok" if victim["status"] == "collapsed" else victim["status"]
+    status = "ok" if victim["status"] in ("collapsed", KEPT) else victim["status"]
     before = {"value": np.nan, "own_acc": row["own_acc_before"], "status": status}
     return Series({**row, **victim[scores], **before})
+
+
+def _check_scored(victim: Series, name: str) -> None:
+    if np.isnan(victim["acc"]):
+        raise ValueError(f"{name}: the rule needs the victim's scores, which are missing")
+
+
+def keep_collapsed(rows: DataFrame) -> DataFrame:
+    """The rows with a status for collapsed victims that enters averages, as in the paper."""
+    return rows.assign(status=rows["status"].replace("collapsed", KEPT))
 
 
 def select(rows: DataFrame, rules: Mapping[str, str]) -> DataFrame:
     """One row for each cell of a grid (`AXES`), with the columns `rule`, `der`, `victim_status`.
 
-    `rules` maps a defense's label to the rule that replaces the one in the column `select`.
+    `rules` maps a defense's label to the rule that replaces the one in the column `select`. A run
+    for which `choose` raises has no scores, the status "unusable", and the reason as its note.
 
     Raises:
-        ValueError: as `choose`; an unknown rule; a victim without a row; the same step of a job
-            twice; several jobs under the same labels, which a table would mix.
+        ValueError: an unknown rule in `rules`; among the runs with results a victim without a row,
+            the same step of a job twice, or several jobs under the same labels, which a table would
+            mix (`benchmark.report.read.read_rows` leaves none).
     """
     for defense, rule in rules.items():
         check_rule(rule, defense)
-    victims = rows[rows["kind"] == "victim"].set_index("key")
-    if (twice := rows.duplicated(["key", "step"])).any():
-        raise ValueError(f"two rows for {rows.loc[twice, [*AXES, 'step']].iloc[0].to_dict()}")
-    if orphans := sorted(set(rows["victim"]) - set(victims.index)):
+    victims = rows[rows["kind"] == "victim"].drop_duplicates("key").set_index("key")
+    results = rows[~rows["status"].isin(NO_RESULT)]
+    if (twice := results.duplicated(["key", "step"])).any():
+        raise ValueError(f"two rows for {results.loc[twice, [*AXES, 'step']].iloc[0].to_dict()}")
+    if orphans := sorted(set(results["victim"]) - set(victims.index)):
         raise ValueError(f"no row for the victims {', '.join(orphans)}")
     chosen: list[dict[Any, Any]] = []
     for labels, run in rows.groupby(list(AXES), sort=False):
@@ -118,13 +145,24 @@ def select(rows: DataFrame, rules: Mapping[str, str]) -> DataFrame:
         row, rule = run.iloc[0], ""
         if row["kind"] != "victim":
             rule = rules.get(row["defense"], row["select"])
-            row = choose(run, rule, victims.loc[row["victim"]])
+            if row["status"] not in NO_RESULT:
+                try:
+                    row = choose(run, rule, victims.loc[row["victim"]])
+                except ValueError as error:
+                    row = _without_scores(row, error)
         chosen.append({**row.to_dict(), "rule": rule})
     selected = DataFrame.from_records(chosen)
-    undefended = victims.loc[selected["victim"]].reset_index()
+    undefended = victims.reindex(selected["victim"]).reset_index(drop=True)
     scores = der(selected["acc"], selected["asr"], undefended["acc"], undefended["asr"])
     scores = np.where(selected["kind"] == "victim", np.nan, scores)
-    return selected.assign(der=scores, victim_status=undefended["status"])
+    status = undefended["status"].fillna("missing")
+    return selected.assign(der=scores, victim_status=status)
+
+
+def _without_scores(row: Series, why: ValueError) -> Series:
+    names = ("acc", "asr", "racc", *PART_COLUMNS, "own_acc", "own_acc_before", "value")
+    scores = {name: np.nan for name in names if name in row}
+    return Series({**row, **scores, "step": 0, "status": "unusable", "note": reason(why)})
 
 
 def labels_of(selected: DataFrame) -> tuple[list[str], list[str]]:
@@ -139,21 +177,43 @@ def labels_of(selected: DataFrame) -> tuple[list[str], list[str]]:
     return list(selected["attack"].unique()), [UNDEFENDED, *defenses]
 
 
+def counted(selected: DataFrame) -> Series:
+    """Which runs enter means: the model and its victim have sound scores."""
+    return selected["status"].isin(COUNTED) & selected["victim_status"].isin(COUNTED)
+
+
 def cell_states(selected: DataFrame) -> DataFrame:
     """Attacks x defenses: the state of each cell over its seeds.
 
-    The first status that is not "ok"; else "fewer seeds" or "not run" where rows are missing, and
-    "ok" where none is.
+    Of a cell with a score the worst status of its runs (`SCORED`); else "fewer seeds" where some
+    seeds enter its mean and others do not, and "ok" where all do or none does. Of a cell without
+    a score, or with a seed for which the method is not applicable, why; "missing" without any row.
     """
     seeds = selected["seed"].nunique()
 
-    def state(cell: Series) -> str:
-        complete = "ok" if len(cell) == seeds else "fewer seeds"
-        return next((status for status in cell if status != "ok"), complete)
+    def state(cell: DataFrame) -> str:
+        statuses = set(cell["status"])
+        absent = statuses & set(ABSENT)
+        if absent == statuses or "not applicable" in absent:
+            return next(status for status in ABSENT if status in absent)
+        marked = next((status for status in SCORED if status in statuses), "ok")
+        fewer = 0 < counted(cell).sum() < seeds or len(cell) < seeds or bool(absent)
+        return "fewer seeds" if marked == "ok" and fewer else marked
 
-    cells = selected.groupby(["attack", "defense"])["status"].agg(state).unstack()
     attacks, defenses = labels_of(selected)
-    return cells.reindex(index=attacks, columns=defenses).fillna("not run")
+    states = DataFrame("missing", index=attacks, columns=defenses)
+    for (attack, defense), cell in selected.groupby(["attack", "defense"], sort=False):
+        states.at[attack, defense] = state(cell)
+    return states
+
+
+def seeds_of(selected: DataFrame) -> DataFrame:
+    """Attacks x defenses: how many seeds enter the mean of each cell, see `pivot`."""
+    entering = selected.assign(sound=counted(selected), scored=selected["acc"].notna())
+    cells = entering.groupby(["attack", "defense"])[["sound", "scored"]].sum()
+    attacks, defenses = labels_of(selected)
+    numbers = cells["sound"].where(cells["sound"] > 0, cells["scored"]).unstack()
+    return numbers.reindex(index=attacks, columns=defenses).fillna(0).astype(int)
 
 
 def averaged_attacks(selected: DataFrame) -> list[str]:
@@ -167,7 +227,7 @@ def pivot(
 ) -> DataFrame:
     """Attacks x defenses of one (dataset, model) pair, over the seeds, in shares; last row Average.
 
-    A cell is taken over its sound seeds (model and victim "ok"), or over all when none is. The
+    A cell is taken over its sound seeds (`counted`), or over all when none is. The
     Average is the mean over attacks of the values of the cells, without the attacks whose victim is
     not sound (`averaged_attacks`), and empty for a defense that lacks a sound cell for any of the
     others. DER has no column for the undefended model.
@@ -175,8 +235,8 @@ def pivot(
     attacks, defenses = labels_of(selected)
     if metric == "der":
         defenses = defenses[1:]
-    sound = (selected["status"] == "ok") & (selected["victim_status"] == "ok")
-    scores = selected.assign(score=selected[metric], sound=selected[metric].where(sound))
+    sound = selected[metric].where(counted(selected))
+    scores = selected.assign(score=selected[metric], sound=sound)
     by_cell = scores.groupby(["attack", "defense"])
     every, some = by_cell["score"].agg(statistic), by_cell["sound"].count() > 0
     cells = by_cell["sound"].agg(statistic).where(some, every).unstack()

@@ -16,53 +16,30 @@ from benchmark.errors import InputError
 from benchmark.report import figures, tables
 from benchmark.report.costs import cost_table, effect_table
 from benchmark.report.published import PUBLISHED, published_table
+from benchmark.report.read import read_rows
 from benchmark.report.remarks import attention, notes, pointer, provenance
 from benchmark.report.render import METRICS, Table, averages_table, metric_table, trigger_table
-from benchmark.rows import COLUMNS, KINDS, PART_COLUMNS, STATUSES
-
-
-def read_rows(path: Path) -> DataFrame:
-    """The rows of one configuration, with every column of `COLUMNS`; an empty cell is "" or NaN.
-
-    Raises:
-        InputError: no such file, missing columns, no rows, text where a number belongs, or an
-            unknown kind or status.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; run the grid first")
-    # keys are hex and notes free text: neither may be read as a number or as a missing value
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if missing := [name for name in COLUMNS if name not in rows.columns]:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}; run the grid again")
-    if rows.empty:
-        raise InputError(f"{path} has no rows")
-    for name, words in (("kind", KINDS), ("status", STATUSES)):
-        if unknown := sorted(set(rows[name]) - set(words)):
-            raise InputError(f"{path}: {name} {unknown[0]!r}; accepted: {', '.join(words)}")
-    numbers = [name for name, kind in COLUMNS.items() if kind is float]
-    for name in [*numbers, *(part for part in PART_COLUMNS if part in rows)]:
-        try:
-            rows[name] = pd.to_numeric(rows[name].mask(rows[name] == ""))
-        except ValueError as error:
-            raise InputError(f"{path}: column {name}: {error}") from error
-    return rows
 
 
 def report(
     folder: Path,
     rules: Mapping[str, str],
     effective_acc: float | None = None,
+    average_collapsed: bool = False,
     published: Path = PUBLISHED,
 ) -> list[Path]:
     """Write tables, figures and `report.md` of `folder/rows.csv` into `folder`; returns the files.
 
     `rules` maps a defense's label to the selection rule (`benchmark.report.tables`) that replaces
-    the one in the rows. With several (dataset, model) pairs, a pair has subfolders.
+    the one in the rows. `average_collapsed`: averages include collapsed victims. With several
+    (dataset, model) pairs, a pair has subfolders.
 
     Raises:
-        InputError: unreadable rows, or rules that do not fit them.
+        InputError: a file that is no table of rows, or an unknown rule.
     """
     rows = read_rows(folder / "rows.csv")
+    if average_collapsed:
+        rows = tables.keep_collapsed(rows)
     attacked = rows["kind"] != "clean"
     try:
         selected = tables.select(rows[attacked], rules)
@@ -105,10 +82,11 @@ def build(
     `rows` are all rows of its attacks, `selected` those that count, `clean` those of models that
     were trained on clean data.
     """
-    metrics = [metric for metric in METRICS if selected[metric].notna().any()]
+    # Without any score, the table of ACC still says which runs failed, and why.
+    metrics = [m for m in METRICS if selected[m].notna().any()] or ["acc"]
     made = {metric: metric_table(selected, metric) for metric in metrics}
-    if len(clean):
-        scores = " / ".join(f"{100 * acc:.2f}" for acc in clean["acc"])
+    if clean["acc"].notna().any():
+        scores = " / ".join(f"{100 * acc:.2f}" for acc in clean["acc"].dropna())
         note = f"A model trained on clean data by the same recipe: {scores}."
         made["acc"] = metric_table(selected, "acc", (note,))
     every: dict[str, Table | None] = {

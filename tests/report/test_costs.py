@@ -42,7 +42,7 @@ def test_effect_is_the_first_step_below_the_asr_that_keeps_the_acc():
     assert table is not None
     # Candidates are all made before one is selected.
     assert table.text.loc[0].tolist() == ["BadNets", "30.0", ">20.0", "30.0"]
-    assert table.text.loc[1].tolist() == ["Average", "30.0", "20.0", "30.0"]
+    assert table.text.loc[1].tolist() == ["Average", "30.0", ">20.0", "30.0"]
     absolute = effect_table(DataFrame(rows), selected, 0.7)
     assert absolute is not None and absolute.text.loc[0].tolist() == [
         "BadNets",
@@ -60,6 +60,8 @@ def test_effect_counts_whole_runs_where_it_never_comes():
     table = effect_table(DataFrame(rows), select(DataFrame(rows), {}), None)
     assert table is not None
     assert table.numbers["FT"].tolist() == [20.0, 10.0, 15.0]
+    assert table.text["FT"].tolist() == [">20.0", "10.0", ">15.0"]
+    assert table.numbers["lower bounds"].tolist() == ["FT", "", "FT"]
     assert effect_table(DataFrame([VICTIM]), select(DataFrame([VICTIM]), {}), None) is None
 
 
@@ -71,3 +73,47 @@ def test_effect_marks_what_has_no_time():
     assert table is not None
     assert table.text.loc[0].tolist() == ["BadNets", "10.0", "†", "n/a"]
     assert table.notes[:2] == ("† diverged: SAU (BadNets).", "n/a not applicable: NAD (BadNets).")
+
+
+def test_what_never_takes_effect_is_neither_ranked_nor_averaged_as_if_it_had():
+    """FT, which never does, is the fastest: it used to be the best on average."""
+    rows = []
+    for attack in ("BadNets", "LF"):
+        rows += [row(attack, "No Defense", 0.9, 1.0)]
+        rows += timed("FT", (0.9, 0.9), attack=attack)
+        rows += timed("SAU", (0.9, 0.9), (0.9, 0.0), attack=attack)
+        rows += timed("AT", (0.9, 0.9), (0.9, 0.9), (0.9, 0.0), attack=attack)
+    table = effect_table(DataFrame(rows), select(DataFrame(rows), {}), None)
+    assert table is not None
+    assert table.text.loc[2].tolist() == ["Average", ">10.0", "20.0", "30.0"]
+    assert table.ranks["FT"].isna().all()
+    assert table.ranks.loc[2, ["SAU", "AT"]].tolist() == [1, 2]
+    assert table.csv().splitlines() == [
+        "attack,FT,SAU,AT,lower bounds",
+        "BadNets,10.00,20.00,30.00,FT",
+        "LF,10.00,20.00,30.00,FT",
+        "Average,10.00,20.00,30.00,FT",
+    ]
+    assert r"Average & $>$10.0 & \textbf{20.0} & \underline{30.0}" in table.latex()
+
+
+def test_times_of_a_cell_that_lacks_seeds_say_how_many_it_has():
+    rows = []
+    for seed in (0, 1):
+        ids = {"seed": seed, "victim": f"v{seed}"}
+        rows += [row("BadNets", "No Defense", 0.9, 1.0, key=f"v{seed}") | ids]
+        runs = timed("FT", (0.9, 0.0)) + timed("SAU", (0.9, 0.0)) + timed("NC", (0.9, 0.9))
+        rows += [step | ids | {"key": f"{step['defense']}{seed}"} for step in runs]
+    rows[-2] |= {"status": "diverged"}  # SAU
+    rows[-3] |= {"status": "failed", "acc": np.nan, "asr": np.nan}  # FT
+    table = effect_table(DataFrame(rows), select(DataFrame(rows), {}), None)
+    assert table is not None
+    assert table.text.loc[0].tolist() == ["BadNets", "10.0 (1 of 2)§", "10.0 (1 of 2)†", ">10.0"]
+    assert table.text.loc[1].tolist() == ["Average", "10.0§", "-", ">10.0"]
+
+
+def test_no_time_without_the_scores_of_the_victim():
+    rows = [VICTIM | {"acc": np.nan, "status": "failed"}, *timed("FT", (0.9, 0.0))]
+    assert effect_table(DataFrame(rows), select(DataFrame(rows), {}), None) is None
+    table = effect_table(DataFrame(rows), select(DataFrame(rows), {}), 0.85)
+    assert table is not None and table.text.loc[0, "FT"] == "10.0"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 from table_rows import ANP, SCORES, VICTIM, candidates, grid, picked, row
 
-from benchmark.report.render import caption, cells, footnotes, metric_table
+from benchmark.report.render import caption, cells, footnotes, mark_notes, metric_table
 from benchmark.report.tables import (
     averaged_attacks,
     cell_states,
     choose,
     der,
+    keep_collapsed,
     pivot,
     rank,
     select,
@@ -90,9 +93,9 @@ def test_own_does_not_compare_with_the_first_candidate():
 
 def test_own_needs_the_accuracy_before_the_defense():
     old = [run | {"own_acc_before": np.nan} for run in ANP]
-    with pytest.raises(ValueError, match="own_acc_before") as caught:
-        picked(*old, rule="own")
-    assert "ANP against BadNets" in str(caught.value) and "\n" not in str(caught.value)
+    lost = picked(*old, rule="own")
+    assert lost["status"] == "unusable" and np.isnan([lost["acc"], lost["asr"], lost["der"]]).all()
+    assert "ANP against BadNets" in lost["note"] and "own_acc_before" in lost["note"]
     assert picked(*old, rule="fixed:0.4")["value"] == 0.4
 
 
@@ -127,19 +130,38 @@ def test_unknown_rule_names_given_and_accepted(rule):
     with pytest.raises(ValueError, match="last, fixed:V, own, oracle") as caught:
         picked(*ANP, rule=rule)
     assert repr(rule) in str(caught.value) and "ANP" in str(caught.value)
+    of_a_plugin = select(DataFrame([VICTIM, *(run | {"select": rule} for run in ANP)]), {})
+    assert of_a_plugin["status"].tolist() == ["ok", "unusable"]
+    assert f"ANP against BadNets: selection rule {rule!r}" in of_a_plugin.at[1, "note"]
     with pytest.raises(ValueError, match="not run yet"):
         select(DataFrame([VICTIM]), {"not run yet": rule})
 
 
 def test_fixed_lists_the_values_there_are():
-    with pytest.raises(ValueError, match=r"ANP against BadNets.*fixed:0.5.*0, 0.2, 0.4, 0.6"):
-        picked(*ANP, rule="fixed:0.5")
+    lost = picked(*ANP, rule="fixed:0.5")
+    assert re.fullmatch(r"ANP against BadNets.*fixed:0.5.*0, 0.2, 0.4, 0.6", lost["note"])
 
 
 @pytest.mark.parametrize("rule", ["own", "oracle", "fixed:1"])
 def test_rounds_are_not_candidates(rule):
-    with pytest.raises(ValueError, match=r"candidates.*rounds"):
-        select(DataFrame([VICTIM, row("BadNets", "FT", 0.9, 0.1)]), {"FT": rule})
+    rows = [VICTIM, row("BadNets", "FT", 0.9, 0.1), row("BadNets", "SAU", 0.8, 0.0)]
+    selected = select(DataFrame(rows), {"FT": rule})
+    assert selected["status"].tolist() == ["ok", "unusable", "ok"]
+    assert re.search("candidates.*rounds", selected.at[1, "note"])
+    assert cells(selected, "acc").loc["BadNets"].tolist() == ["90.00", "unusable", "80.00"]
+
+
+def test_own_needs_settings():
+    lost = picked(*(run | {"value": np.nan} for run in ANP), rule="own")
+    assert lost["status"] == "unusable" and "a setting of every candidate" in lost["note"]
+
+
+@pytest.mark.parametrize("rule", ["own", "oracle"])
+def test_without_the_victims_scores_nothing_stays_as_it_was(rule):
+    useless = candidates((0.4, 0.1, 1.0, 0.1))
+    gone = VICTIM | {"acc": np.nan, "asr": np.nan, "status": "failed"}
+    selected = select(DataFrame([gone, *useless]), {"ANP": rule})
+    assert selected["status"].tolist() == ["failed", "unusable"]
 
 
 def test_a_run_without_scores_stands_whatever_the_rule():
@@ -214,7 +236,7 @@ def test_a_method_missing_for_an_attack_has_no_average():
     text = cells(selected, "acc")
     assert text["FT"].tolist() == ["95.00", "-", "-"]
     assert text.at["Average", "No Defense"] == "90.00"
-    assert "- not run: SAU (WaNet); FT (WaNet)." in footnotes(selected)
+    assert "- missing: SAU (WaNet); FT (WaNet)." in footnotes(selected)
 
 
 def test_a_collapsed_victim_is_left_out_and_said_so():
@@ -228,7 +250,7 @@ def test_a_collapsed_victim_is_left_out_and_said_so():
     assert table.text.iloc[2].tolist() == ["LF¶", "10.00‡", "-", "10.00"]
     assert table.ranks.iloc[2].isna().all()
     assert any("left out of the Average" in note and "LF" in note for note in table.notes)
-    assert table.numbers.at["LF", "status"] == "No Defense collapsed; SAU not run"
+    assert table.numbers.at["LF", "status"] == "No Defense collapsed; SAU missing"
 
 
 @pytest.mark.parametrize(
@@ -253,9 +275,68 @@ def test_an_unsound_seed_is_not_averaged_in():
     ]
     rows[-1] |= {"acc": 0.1, "status": "diverged"}
     selected = select(DataFrame(rows), {})
-    assert cells(selected, "acc")["FT"].tolist() == ["80.00†", "-"]
-    assert cells(select(DataFrame(rows[:-1]), {}), "acc").at["LF", "FT"] == "80.00§"
-    assert cell_states(select(DataFrame(rows[:-1]), {})).at["LF", "FT"] == "fewer seeds"
+    assert cells(selected, "acc")["FT"].tolist() == ["80.00 (1 of 2)†", "-"]
+
+
+@pytest.mark.parametrize("status", ["failed", "blocked", "missing", "unusable", None])
+def test_a_cell_that_lacks_seeds_says_how_many_it_has(status):
+    """So does its Average, by the mark; a seed of a collapsed victim is lacking, too."""
+    rows = [
+        row("LF", d, acc, 0.5, seed=s, status="ok", note="")
+        for s in (0, 1, 2)
+        for d, acc in (("No Defense", 0.9), ("FT", 0.8 + s / 100), ("SAU", 0.8))
+    ]
+    lost = {"acc": np.nan, "asr": np.nan, "status": status, "step": 0, "note": "boom"}
+    rows[-2] |= lost if status else {}
+    if status is None:
+        del rows[-2]
+    selected = select(DataFrame(rows), {})
+    assert cell_states(selected).at["LF", "FT"] == "fewer seeds"
+    assert cells(selected, "acc")["FT"].tolist() == ["80.50 ± 0.71 (2 of 3)§", "80.50 ± 0.71§"]
+    assert cells(selected, "acc")["SAU"].tolist() == ["80.00 ± 0.00"] * 2
+    notes = mark_notes(selected)
+    assert "§ fewer seeds than the caption names (k of n): FT (LF)." in notes
+    if status:
+        assert f"{'- ' * (status == 'missing')}{status}: FT (LF seed 2): boom" in notes
+
+
+def test_defenses_of_a_collapsed_seed_say_that_it_is_not_in_their_mean():
+    rows = [
+        row("LF", d, acc, 0.5, seed=s)
+        for s in (0, 1)
+        for d, acc in (("No Defense", 0.9), ("FT", 0.8))
+    ]
+    rows[2] |= {"status": "collapsed", "acc": 0.1}
+    rows[3] |= {"acc": 0.1}
+    selected = select(DataFrame(rows), {})
+    assert cells(selected, "acc").iloc[0].tolist() == ["90.00 (1 of 2)‡", "80.00 (1 of 2)§"]
+
+
+def test_collapsed_victims_are_averaged_where_the_config_says_so():
+    rows = [row(a, d, *pair) for a, line in SCORES.items() for d, pair in line.items()]
+    weak = [d for d in rows if d["attack"] == "WaNet" and d["kind"] == "victim"]
+    weak[0] |= {"asr": 0.126, "status": "collapsed"}
+    rows = DataFrame(rows)
+    alone, together = select(rows, {}), select(keep_collapsed(rows), {})
+    assert averaged_attacks(alone) == ["BadNets"]
+    assert averaged_attacks(together) == ["BadNets", "WaNet"]
+    table = metric_table(together, "asr")
+    assert table.text["No Defense"].tolist() == ["100.00", "12.60‡", "56.30"]
+    assert table.text["FT"].tolist() == ["20.00", "40.00", "30.00"]
+    assert table.ranks["FT"].tolist() == [2, 1, 1]
+    assert "averages include collapsed victims" in table.caption
+    assert "averages include" not in metric_table(alone, "asr").caption
+    rule = "(ACC below 2 / number of classes or ASR below 50 %): No Defense (WaNet)."
+    assert table.notes == (f"‡ collapsed, averaged {rule}",)
+    assert f"‡ collapsed {rule}" in metric_table(alone, "asr").notes
+
+
+def test_a_diverged_seed_outweighs_a_collapsed_one_that_is_averaged():
+    rows = [row("LF", "No Defense", 0.9, 0.9, seed=s) for s in (0, 1)]
+    rows[0]["status"], rows[1]["status"] = "collapsed", "diverged"
+    selected = select(keep_collapsed(DataFrame(rows)), {})
+    assert cell_states(selected).at["LF", "No Defense"] == "diverged"
+    assert averaged_attacks(selected) == []
 
 
 def test_ranks_by_printed_value_with_ties():

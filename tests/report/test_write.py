@@ -11,7 +11,8 @@ from pandas import DataFrame
 from table_rows import VICTIM, row
 
 from benchmark.errors import InputError
-from benchmark.report.write import read_rows, report
+from benchmark.report.read import read_rows
+from benchmark.report.write import report
 
 
 def test_several_pairs_get_folders_of_their_own(tmp_path):
@@ -40,10 +41,12 @@ def test_victims_alone_make_a_report(tmp_path):
     [
         (lambda rows: rows.drop(columns=["asr", "warning"]), "asr, warning"),
         (lambda rows: rows[:0], "no rows"),
-        (lambda rows: rows.assign(status="fine"), "status 'fine'; accepted: ok, diverged"),
-        (lambda rows: rows.assign(kind="model"), "kind 'model'; accepted: victim, clean"),
-        (lambda rows: rows.assign(acc="high"), "acc: .*high"),
-        (lambda rows: rows.assign(victim="gone"), "victims gone"),
+        (lambda rows: rows.assign(status="fine"), "no row is usable.*status 'fine' is unknown"),
+        (lambda rows: rows.assign(kind="model"), "kind 'model' is unknown"),
+        (lambda rows: rows.assign(acc="high"), "acc 'high' is no number"),
+        (lambda rows: rows.assign(victim="gone"), "no row of its victim"),
+        (lambda rows: rows.assign(seed="one"), "column seed: 'one' is no seed"),
+        (lambda rows: rows.assign(seed="9" * 99), "is no seed"),
     ],
 )
 def test_bad_rows_are_refused_in_one_line(tmp_path, spoil, message):
