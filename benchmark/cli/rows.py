@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def check_rows(folder: Path, config: Path, keys: Callable[[], Collection[str]]) 
     try:
         origin = (folder / ORIGIN).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        origin = f"../../configs/{folder.name}.yaml"
+        origin = _usual(folder)
     if origin != _origin(folder, config) and (other := set(old["key"]) - set(keys())):
         raise InputError(
             f"{folder} holds rows of another config, {origin!r}, and {len(other)} of its "
@@ -56,7 +57,10 @@ def claim_rows(folder: Path, config: Path) -> None:
         OSError: the folder cannot be made, or nothing can be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ORIGIN).write_text(_origin(folder, config) + "\n", encoding="utf-8")
+    origin = _origin(folder, config)
+    (folder / ORIGIN).write_text(origin + "\n", encoding="utf-8")
+    if origin == _usual(folder):
+        (folder / ORIGIN).unlink()
 
 
 def write_rows(
@@ -70,9 +74,11 @@ def write_rows(
     """
     import pandas as pd
 
+    from benchmark.run.failures import recorded
+
     cells = [(defended or victim).key for victim, defended in grid.cells()]
     order = {key: i for i, key in enumerate([*cells, *(job.key for job in grid.references)])}
-    stream = io.StringIO(grid.rows(_Cleaned(store), store.failure).to_csv(index=False))
+    stream = io.StringIO(grid.rows(_Cleaned(store), partial(recorded, store)).to_csv(index=False))
     rows = pd.read_csv(stream, dtype=str, keep_default_na=False)
     if (old := _read(folder / "rows.csv")) is not None:
         new = {*rows.loc[~rows["status"].isin(NO_RESULT), "key"], *again}
@@ -101,6 +107,11 @@ def write_report(folder: Path, config: Config) -> None:
 
     files = report(folder, config.select, config.effective_acc, config.average_collapsed)
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
+
+
+def _usual(folder: Path) -> str:
+    """The config that a folder belongs to if it does not say so."""
+    return f"../../configs/{folder.name}.yaml"
 
 
 def _origin(folder: Path, config: Path) -> str:
