@@ -76,9 +76,9 @@ def steps(jobs):
 def act(job, root):
     """Do what the job's name says, then publish how the worker looks from inside."""
     store, name = Store(root / "cache"), job.name
-    with (root / f"{name}.attempts").open("a") as file:
-        file.write("x")
     (root / f"{name}.worker").write_text(str(os.getpid()))
+    with (root / f"{name}.attempts").open("a") as file:  # last: tests wait for it
+        file.write("x")
     first = attempts(root, name) == 1
     start = time.time()
     with store.draft(key(job)) as draft:
