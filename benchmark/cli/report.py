@@ -7,7 +7,7 @@ from functools import partial
 
 from benchmark.cli.cache import keys_of
 from benchmark.cli.options import results_folder
-from benchmark.cli.rows import check_rows, write_report
+from benchmark.cli.results import check_rows, write_report
 from benchmark.standins import without_torch
 
 

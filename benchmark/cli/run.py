@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
-from benchmark.cli.rows import check_rows, claim_rows, write_rows
+from benchmark.cli.results import check_rows, claim_rows, write_rows
 from benchmark.cli.texts import changed_texts
 from benchmark.errors import InputError, printable
 
