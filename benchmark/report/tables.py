@@ -17,7 +17,7 @@ it costs its cell, not the table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -93,7 +93,7 @@ def choose(run: DataFrame, rule: str, victim: Series) -> Series:
         return better.iloc[better["asr"].argmin()]
     hits = steps[(steps["value"] - float(rule.removeprefix("fixed:"))).abs() <= 1e-6]
     if hits.empty:
-        values = ", ".join(f"{value:g}" for value in steps["value"])
+        values = ", ".join(f"{value:g}" for value in steps["value"].dropna()) or "none"
         raise ValueError(f"{name}: no candidate for {rule!r}; its values: {values}")
     return hits.iloc[0]
 
@@ -190,21 +190,28 @@ def cell_states(selected: DataFrame) -> DataFrame:
     a score, or with a seed for which the method is not applicable, why; "missing" without any row.
     """
     seeds = selected["seed"].nunique()
-
-    def state(cell: DataFrame) -> str:
-        statuses = set(cell["status"])
-        absent = statuses & set(ABSENT)
-        if absent == statuses or "not applicable" in absent:
-            return next(status for status in ABSENT if status in absent)
-        marked = next((status for status in SCORED if status in statuses), "ok")
-        fewer = 0 < counted(cell).sum() < seeds or len(cell) < seeds or bool(absent)
-        return "fewer seeds" if marked == "ok" and fewer else marked
-
     attacks, defenses = labels_of(selected)
-    states = DataFrame("missing", index=attacks, columns=defenses)
-    for (attack, defense), cell in selected.groupby(["attack", "defense"], sort=False):
-        states.at[attack, defense] = state(cell)
-    return states
+    cells: dict[tuple[str, str], list[tuple[str, bool]]] = {
+        (attack, defense): [] for attack in attacks for defense in defenses
+    }
+    columns = (selected["attack"], selected["defense"], selected["status"], counted(selected))
+    for attack, defense, status, enters in zip(*columns, strict=True):
+        cells[attack, defense].append((status, enters))
+    states = [_state(cells[a, d], seeds) for a in attacks for d in defenses]
+    table = np.array(states, dtype=object).reshape(len(attacks), len(defenses))
+    return DataFrame(table, index=attacks, columns=defenses)
+
+
+def _state(runs: Sequence[tuple[str, bool]], seeds: int) -> str:
+    """The state of a cell of several runs: the status of each, and whether it enters means."""
+    statuses = {status for status, _ in runs}
+    absent = [status for status in ABSENT if status in statuses]
+    if len(absent) == len(statuses) or "not applicable" in absent:
+        return next(iter(absent), "missing")
+    marked = next((status for status in SCORED if status in statuses), "ok")
+    number = sum(enters for _, enters in runs)
+    fewer = 0 < number < seeds or len(runs) < seeds or bool(absent)
+    return "fewer seeds" if marked == "ok" and fewer else marked
 
 
 def seeds_of(selected: DataFrame) -> DataFrame:
