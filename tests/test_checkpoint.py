@@ -218,6 +218,7 @@ def test_what_is_no_file_is_no_checkpoint(kind: str, digits: Images, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.tried("a bit of a checkpoint is flipped", 1000)
 def test_no_flipped_bit_of_a_checkpoint_is_trained_on(digits: Images, tmp_path: Path) -> None:
     file = tmp_path / "job.pt"
     whole = interrupted(file, digits)
@@ -299,6 +300,7 @@ run_job.run_job(job, Store(Path(sys.argv[1])), Path(), torch.device("cpu"))
 """
 
 
+@pytest.mark.tried("a training is killed and goes on from its checkpoint", 1)
 @pytest.mark.slow
 def test_a_process_that_is_killed_loses_at_most_one_epoch(tmp_path: Path) -> None:
     epochs = 12

@@ -205,6 +205,7 @@ def sound(tmp_path_factory):
     return store.root / KEY
 
 
+@pytest.mark.tried("a byte of a file of a finished job is changed", 150)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_one_changed_byte_of_any_file_is_found(sound, data):
@@ -348,6 +349,7 @@ READERS = {
 }
 
 
+@pytest.mark.tried("a file of a finished job is cut, zeroed, replaced, linked or removed", 1)
 @pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_neither_read_nor_called_sound(store, name, harm):
@@ -382,6 +384,7 @@ def linked(one, other):
     other.symlink_to(one)
 
 
+@pytest.mark.tried("folders of jobs are swapped, copied or linked", 1)
 @pytest.mark.parametrize("harm", [swapped, copied, linked], ids=lambda harm: harm.__name__)
 def test_a_folder_under_the_key_of_another_job_is_not_used(store, harm):
     one, other = two_jobs(store)
@@ -396,6 +399,7 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.tried("the disk is full while a job is published", 1)
 @pytest.mark.parametrize("stage", ["rows", "checksum", "checksums", "_sync", "rename"])
 def test_a_full_disk_leaves_nothing_behind(store, monkeypatch, stage):
     def write(draft, name, value):

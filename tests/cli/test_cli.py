@@ -20,6 +20,7 @@ from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
 from benchmark.loading import plugin_names
 from benchmark.plugin import KINDS, text_digest
+from benchmark.rows import NO_RESULT
 from defenses.ft import FT
 
 ROOT = Path(__file__).parents[2]
@@ -291,8 +292,17 @@ def test_failures_are_recorded_and_cost_only_what_depends_on_them(
     assert run(config, results) == 1
     out = capsys.readouterr().out
     assert "failed" in out and "blocked" in out and "Traceback" not in out
-    # The sound cells are those of the grid without the broken plugins.
-    pd.testing.assert_frame_equal(cells(results), cells(finished[1]))
+    # The sound cells are those of the grid without the broken plugins; the others say why.
+    every = cells(results)
+    odd = every["status"].isin(NO_RESULT)
+    pd.testing.assert_frame_equal(every[~odd].reset_index(drop=True), cells(finished[1]))
+    assert every[odd].groupby(["attack", "defense"])["status"].first().to_dict() == {
+        ("Worse", "No Defense"): "failed",
+        ("Worse", "Broken"): "blocked",
+        ("Worse", "FT"): "blocked",
+        ("BadNets", "Broken"): "failed",
+    }
+    assert "the trigger is broken" in every.loc[odd, "note"].iloc[0]
     store = Store(results / "cache")
     errors = {
         str(job).split(" / ", 2)[2]: store.failure(job.key)["error"]

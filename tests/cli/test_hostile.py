@@ -147,6 +147,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_anything_runs(tmp_pa
     assert out == "" and err.count("\n") == 1 and err.startswith("error: ") and "/proc" in err
 
 
+@pytest.mark.tried("an absurd duration on the command line", 1)
 @pytest.mark.parametrize("flag", ["--budget", "--time-limit"])
 @pytest.mark.parametrize("text", ["99999999999999h", "9" * 5000 + "s", "0s", "-1s", "1e3s", ""])
 def test_absurd_durations_are_refused(tmp_path, capsys, flag, text):
@@ -175,6 +176,7 @@ def pipe(path):
     os.mkfifo(path)
 
 
+@pytest.mark.tried("a pipe, socket or folder stands in the cache instead of a file", 1)
 @pytest.mark.parametrize("verb", ["run", "status", "show", "cache"])
 @pytest.mark.parametrize(
     ("make", "name"),
@@ -206,6 +208,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, capsys, verb, mak
 CLAIM = "\nfilelock/2\npid=1\nhost=x\nmode=lease\ntoken=1\nduration={}\nstart=1\n"
 
 
+@pytest.mark.tried("a claim is malformed", 1)
 @pytest.mark.parametrize(
     "text", ["", "junk", "{}", "x" * 1_000_000, *map(CLAIM.format, ("30.0", "nan", "x", "-1"))]
 )

@@ -68,6 +68,7 @@ def plan(file, number=0):
     return job
 
 
+@pytest.mark.tried("a plugin is edited while a worker has it imported", 1)
 @pytest.mark.slow
 def test_each_job_runs_the_text_that_it_was_planned_with(tmp_path, store):
     """On one worker: edits between two runs, and during one."""

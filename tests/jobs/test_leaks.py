@@ -135,6 +135,7 @@ def polite(store, folder, share):
     return {name: row[name] for name in MEASURED}
 
 
+@pytest.mark.tried("a plugin leaves a global switch changed", 1)
 @pytest.mark.parametrize("leak", LEAKS)
 def test_what_a_method_leaves_changed_is_named_and_undone(victim, tmp_path, leak):
     file, share = tmp_path / "impolite.py", next(shares)
@@ -182,6 +183,7 @@ STAMPING = """
 from dataclasses import dataclass
 from attacks.badnets import BadNets
 
+@pytest.mark.tried("an attack changes images in place", 1)
 @dataclass(frozen=True, kw_only=True)
 class Stamping(BadNets):
     name = "Stamping"

@@ -83,7 +83,16 @@ def test_the_defenses_of_a_damaged_victim_stay_and_have_no_der(file):
     assert selected.at[("BadNets", "FT"), "victim_status"] == "unusable"
 
 
-@pytest.mark.parametrize("size", [40, pytest.param(600, marks=pytest.mark.slow)])
+HOSTILE_CELLS = "a cell of rows.csv is replaced by something hostile"
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(40, marks=pytest.mark.tried(HOSTILE_CELLS, 40)),
+        pytest.param(600, marks=[pytest.mark.slow, pytest.mark.tried(HOSTILE_CELLS, 600)]),
+    ],
+)
 def test_a_corpus_of_hostile_cells_costs_no_other_run(file, size):
     """Hostile texts in columns that do not name a cell, one at a time and in pairs."""
     text = file.read_text()

@@ -49,6 +49,7 @@ def start(root):
     )
 
 
+@pytest.mark.tried("a random worker or driver of a running grid is killed (SIGKILL)", KILLS)
 @linux
 @pytest.mark.parametrize(
     "seed", [pytest.param(s, marks=[pytest.mark.slow] * (s > 1)) for s in range(GRIDS)]
@@ -96,6 +97,7 @@ def remove_broken(root):
             store.remove(name)
 
 
+@pytest.mark.tried("several drivers run one grid on one cache", 1)
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_drivers_on_one_cache_run_each_job_once_and_all_end_complete(
     tmp_path, expected, count
@@ -112,6 +114,7 @@ def test_several_drivers_on_one_cache_run_each_job_once_and_all_end_complete(
     assert {attempts(tmp_path, job.name) for job in small_grid()} == {1}
 
 
+@pytest.mark.tried("one of two drivers on a cache is killed", 1)
 @linux
 def test_a_driver_takes_over_from_one_that_is_killed_beside_it(tmp_path, expected):
     first = start(tmp_path)
