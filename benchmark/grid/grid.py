@@ -103,7 +103,9 @@ class Grid:
             }
             rows.extend(row | place for row in rows_of(clean, "clean", results, failures))
         frame = pd.DataFrame(rows)
-        return frame.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in frame)])
+        frame = frame.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in frame)])
+        # Counts stay whole numbers beside rows that have none.
+        return frame.astype(dict.fromkeys(("n_clean", "n_poisoned"), "Int64"))
 
 
 def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") -> Grid:

@@ -50,12 +50,15 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not record.pathname.startswith(self.homes):
             return
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # values that do not fit: no reason to lose a job
+            message = str(record.msg)
         line = {"seconds": round(time.time() - self.start, 2), "message": message}
         for field in ("epoch", "epochs", "loss"):
             if hasattr(record, field):
                 line[field] = getattr(record, field)
-        self.stream.write(json.dumps(line) + "\n")
+        self.stream.write(json.dumps(line, default=str) + "\n")
         if record.levelno >= logging.WARNING:
             self.warnings[message] = None
         elif record.levelno >= NOTE:

@@ -152,6 +152,8 @@ def learned(
         durations.learn(work, seconds, where)
     for key in store.keys():  # noqa: SIM118 - a store is no mapping
         folder = store.root / key
+        if not all((folder / name).is_file() for name in ("job.json", "rows.json")):
+            continue  # a pipe would never end
         try:
             description = Description(json.loads((folder / "job.json").read_text()))
             rows = json.loads((folder / "rows.json").read_text())
