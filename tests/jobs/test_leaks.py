@@ -183,7 +183,6 @@ STAMPING = """
 from dataclasses import dataclass
 from attacks.badnets import BadNets
 
-@pytest.mark.tried("an attack changes images in place", 1)
 @dataclass(frozen=True, kw_only=True)
 class Stamping(BadNets):
     name = "Stamping"
@@ -201,6 +200,7 @@ STAMPS = (
 )
 
 
+@pytest.mark.tried("an attack changes images in place", 1)
 @pytest.mark.parametrize("stamp", STAMPS)
 def test_images_that_an_attack_changed_reach_neither_its_scores_nor_other_jobs(tmp_path, stamp):
     store, rows, tensors = Store(tmp_path / "cache"), [], []
