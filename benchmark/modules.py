@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from benchmark.errors import InputError, one_line
+from benchmark.errors import InputError, one_line, shown
 
 BY_PATH = "plugin_"
 """How the package names of files that were imported by path begin."""
@@ -26,8 +26,10 @@ def import_module(name: str, where: str) -> ModuleType:
     """
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever the plugin's file raises while it is imported
-        reason = f"{type(error).__name__}: {one_line(error)}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the file raises, sys.exit included
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise InputError(f"{where} cannot be imported: {reason}") from error
 
 
@@ -37,8 +39,8 @@ def import_file(path: Path) -> ModuleType:
     Raises:
         InputError: there is no such file, or it cannot be imported, for whatever reason.
     """
-    if not path.is_file():
-        raise InputError(f"no plugin file {str(path)!r}")
+    if not _is_file(path):
+        raise InputError(f"no plugin file {shown(str(path), 200)}")
     # The digest keeps two files of one name apart; workers import the same name from the same path.
     package = BY_PATH + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     name = f"{package}.{path.stem}"
@@ -49,9 +51,12 @@ def import_file(path: Path) -> ModuleType:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever the user's file raises while it is read
+        except KeyboardInterrupt:
             del sys.modules[name]
-            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise
+        except BaseException as error:  # whatever the file raises, sys.exit included
+            sys.modules.pop(name, None)
+            reason = f"{type(error).__name__}: {one_line(error)[:200]}"
             raise InputError(f"{path} cannot be imported: {reason}") from error
     return sys.modules[name]
 
@@ -59,3 +64,10 @@ def import_file(path: Path) -> ModuleType:
 def is_by_path(module: str) -> bool:
     """Whether a module of this name was imported from the path of a file."""
     return module.startswith(BY_PATH)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or with a zero byte
+        return False
