@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attacks.asset import Asset
-from benchmark.data import Images, draw_poisoned, to_uint8
+from benchmark.data import Dataset, Images, draw_poisoned, to_uint8
 from benchmark.errors import check_range
 from benchmark.metrics import BATCH, Poisoned
 from benchmark.plugin import Plugin
@@ -79,6 +79,17 @@ class Attack(Plugin):
     def asset(self) -> Asset | None:
         """What has to be made from the clean training set first, or None."""
         return None
+
+    def check(self, dataset: Dataset, recipe: Recipe) -> None:
+        """Refuse what the attack cannot be trained on, from values alone; without a tensor.
+
+        Args:
+            dataset: whose constants count.
+            recipe: how victims are trained.
+
+        Raises:
+            ValueError: names the value and what is accepted.
+        """
 
     def draw(self, y: Tensor, seed: int, taken: Tensor | None = None) -> Tensor:
         """Rows to poison, int64 (p,).

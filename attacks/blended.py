@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from attacks.base import DataPoisoning
-from benchmark.errors import check_range
+from benchmark.errors import check_range, shown
 
 PICTURE = Path(__file__).with_name("pictures") / "blended.png"
 
@@ -40,8 +40,14 @@ class Blended(DataPoisoning):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "alpha", above=0, most=1)
-        if self.image and not Path(self.image).is_file():
-            raise ValueError(f"image {self.image!r} is not a file")
+        if not self.image:
+            return
+        if not Path(self.image).is_file():
+            raise ValueError(f"image {shown(self.image)} is not a file")
+        try:
+            Image.open(self.image).close()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            raise ValueError(f"image {shown(self.image)} is no picture") from None
 
     def trigger(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

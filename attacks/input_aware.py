@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 
 from attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
-from benchmark.data import Images, to_uint8
-from benchmark.errors import check_range
+from benchmark.data import Dataset, Images, to_uint8
+from benchmark.errors import EPOCHS, check_range
 from benchmark.train import Batch, Recipe, batch, fit, shuffled
 from models.classifier import Classifier
 
@@ -27,14 +27,14 @@ class InputAware(Attack):
     becomes B(x, x), relabelled; as many "cross" images become B(x, z) with another image z, with
     unchanged labels, so that a trigger works on one image only.
 
-    ratio: at most 0.5 here; a batch too small for one poisoned image has one with probability
-    ratio * size. lambda_div, lambda_norm: weights of the diversity of masks and of patterns, and of
-    the size of masks, 0 or more. mask_density: share of the image that a mask may cover at no cost,
-    in [0, 1]. mask_epochs: of the mask generator alone, at least 1. lr: of both generators (Adam),
-    above 0. as_published: as in the code behind the published cells, the joint stage has
-    `recipe.epochs - mask_epochs` epochs, outputs of the generators pass a second tanh, and the
-    gradients of the pattern generator are never cleared; if false (the paper), the joint stage has
-    `recipe.epochs` epochs, there is one tanh, and gradients are cleared.
+    ratio: at most 0.5 here; a batch too small for one poisoned image has one with probability ratio
+    * size. lambda_div, lambda_norm: weights of the diversity of masks and of patterns, and of the
+    size of masks, 0 or more. mask_density: share of the image that a mask may cover at no cost, in
+    [0, 1]. mask_epochs: of the mask generator alone, 1 to 100,000. lr: of both generators (Adam),
+    above 0 and at most 1,000. as_published: as in the code behind the published cells, the joint
+    stage has `recipe.epochs - mask_epochs` epochs, outputs of the generators pass a second tanh,
+    and the gradients of the pattern generator are never cleared; if false (the paper), the joint
+    stage has `recipe.epochs` epochs, there is one tanh, and gradients are cleared.
 
     Published runs train the classifier at 0.01 and divide by 10 every 100 joint epochs (`schedule:
     multistep`).
@@ -61,18 +61,30 @@ class InputAware(Attack):
         check_range(self, "ratio", most=0.5)
         check_range(self, "lambda_div", "lambda_norm", least=0)
         check_range(self, "mask_density", least=0, most=1)
-        check_range(self, "mask_epochs", least=1)
-        check_range(self, "lr", above=0)
+        check_range(self, "mask_epochs", least=1, most=EPOCHS)
+        check_range(self, "lr", above=0, most=1000)
 
-    def __call__(
-        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
-    ) -> Trigger:
-        joint_epochs = recipe.epochs - self.mask_epochs if self.as_published else recipe.epochs
-        if joint_epochs < 1:
+    def check(self, dataset: Dataset, recipe: Recipe) -> None:
+        self.joint_epochs(recipe)
+
+    def joint_epochs(self, recipe: Recipe) -> int:
+        """Epochs of the stage that trains the classifier.
+
+        Raises:
+            ValueError: the recipe leaves none.
+        """
+        epochs = recipe.epochs - self.mask_epochs if self.as_published else recipe.epochs
+        if epochs < 1:
             raise ValueError(
                 f"recipe.epochs is {recipe.epochs}, accepted with as_published: above "
                 f"mask_epochs, {self.mask_epochs}"
             )
+        return epochs
+
+    def __call__(
+        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
+    ) -> Trigger:
+        joint_epochs = self.joint_epochs(recipe)
         recipe = replace(recipe, drop_last=False)
         trigger = DynamicTrigger(model.mean, model.std, twice=self.as_published)
         others = shuffled_images(train, recipe)

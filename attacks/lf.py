@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from attacks.asset import Asset
 from attacks.base import AssetPoisoning, Tensors, Trigger
 from benchmark.data import Images
-from benchmark.errors import check_range
+from benchmark.errors import EPOCHS, check_range
 from benchmark.train import Recipe
 from models.classifier import Classifier
 
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class LF(AssetPoisoning):
     """x becomes x + v with v a targeted universal perturbation of a clean model, low-pass filtered.
 
-    images: clean images that the pattern is made from, at least 1. passes: over them at most, at
-    least 1. delta: the search ends once a share 1 - delta of other images changes class, in
+    images: clean images that the pattern is made from, 1 to 100,000. passes: over them at most,
+    1 to 100,000. delta: the search ends once a share 1 - delta of other images changes class, in
     [0, 1). amplitude: v spans [0, amplitude], in (0, 1].
 
     Note: the published code measures the share on 10 test images of each class. An attack sees
@@ -44,7 +44,7 @@ class LF(AssetPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "images", "passes", least=1)
+        check_range(self, "images", "passes", least=1, most=EPOCHS)
         check_range(self, "delta", least=0, below=1)
         check_range(self, "amplitude", above=0, most=1)
 

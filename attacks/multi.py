@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attacks.asset import Asset
 from attacks.base import Attack, DataPoisoning, Tensors, Trigger, Triggers, poison, triggers_of
-from benchmark.data import Images
+from benchmark.data import Dataset, Images
 from benchmark.loading import build
 from benchmark.train import Recipe
 from models.classifier import Classifier
@@ -29,7 +29,8 @@ class Multi(Attack):
     """Disjoint rows are poisoned by two attacks; the triggers are scored one by one.
 
     first: any attack but this one, as in a config's `attacks`. second: one that stamps images
-    before training and changes their labels; its target differs from the first's.
+    before training and changes their labels; its target differs from the first's, and their
+    ratios add up to at most 1.
 
     ACC is of the model; ASR and R-ACC are means over the two triggers, and each trigger has
     columns of its own in the rows. `ratio`, `labels` and `target` belong to the two attacks.
@@ -58,6 +59,10 @@ class Multi(Attack):
                 f"first is {self.first.label} with target {self.first.target}, accepted: one "
                 f"attack with a target other than the second's, {self.second.target}"
             )
+        if self.first.ratio + self.second.ratio > 1 + 1e-9:
+            raise ValueError(
+                f"ratios are {self.first.ratio} and {self.second.ratio}, accepted: at most 1 in all"
+            )
         object.__setattr__(self, "ratio", self.first.ratio + self.second.ratio)
         object.__setattr__(self, "labels", self.first.labels)
         object.__setattr__(self, "target", self.first.target)
@@ -69,6 +74,10 @@ class Multi(Attack):
     @property
     def parts(self) -> tuple[Attack, ...]:
         return self.first, self.second
+
+    def check(self, dataset: Dataset, recipe: Recipe) -> None:
+        for part in self.parts:
+            part.check(dataset, recipe)
 
     @property
     def asset(self) -> Asset | None:

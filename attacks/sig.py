@@ -21,7 +21,7 @@ class SIG(DataPoisoning):
     at 0.1 every CIFAR-10 image of the class is poisoned, so that the accuracy on it drops.
 
     delta: amplitude in units of 1/255, in (0, 255]. f: periods over the image's width,
-    above 0.
+    above 0 and at most 1,000.
 
     Note: where the sine should vanish, float64 arithmetic gives -3e-14, which the published
     images truncate to one level less in column m / 2; here that column stays as it is.
@@ -36,7 +36,7 @@ class SIG(DataPoisoning):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "delta", above=0, most=255)
-        check_range(self, "f", above=0)
+        check_range(self, "f", above=0, most=1000)
 
     def trigger(self, x: Tensor) -> Tensor:
         return (x + self.signal(x.shape[-1]).to(x.device) / 255).clamp_(0, 1)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from attacks.asset import Asset
 from attacks.base import AssetPoisoning, Tensors, Trigger
-from benchmark.data import Images
-from benchmark.errors import check_range
+from benchmark.data import Dataset, Images
+from benchmark.errors import EPOCHS, IMAGES, check_range
 from benchmark.train import Batch, Precision, Recipe, train_model
 from models.classifier import Classifier
 
@@ -55,9 +55,19 @@ class SSBA(AssetPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "encoder_epochs", "encoder_batch_size", "ramp", least=1)
+        check_range(self, "encoder_epochs", least=1, most=EPOCHS)
+        check_range(self, "encoder_batch_size", least=1, most=IMAGES)
+        check_range(self, "ramp", least=1)
         check_range(self, "hold", least=0)
-        check_range(self, "lr", above=0)
+        check_range(self, "lr", above=0, most=1000)
+
+    def check(self, dataset: Dataset, recipe: Recipe) -> None:
+        channels, *sizes = dataset.shape
+        if channels != 3 or any(size % 32 for size in sizes):
+            raise ValueError(
+                f"images are {'x'.join(map(str, dataset.shape))}, accepted: three channels, height "
+                "and width multiples of 32"
+            )
 
     @property
     def asset(self) -> HiddenBits:

@@ -28,8 +28,8 @@ class WaNet(Attack):
     noise mode, warped along the field plus fresh noise, with unchanged labels: the model has to
     learn this field and not warping as such. The whole batch is augmented after that.
 
-    k: control points on each side of the field, at least 2. s: strength, 0 or more; pixels move
-    by about 0.38 s along each axis. cross_ratio: 0 or more; noise images take at most the rest of
+    k: control points on each side of the field, 2 to 1,024. s: strength, 0 to 100; pixels move
+    by about 0.38 s along each axis. cross_ratio: 0 to 1,000; noise images take at most the rest of
     the batch. as_published: draw one crop, angle and flip for a whole batch; if false (the paper),
     draw them for each image. `augment: false` in the recipe turns either off.
 
@@ -51,8 +51,9 @@ class WaNet(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "k", least=2)
-        check_range(self, "s", "cross_ratio", least=0)
+        check_range(self, "k", least=2, most=1024)
+        check_range(self, "s", least=0, most=100)
+        check_range(self, "cross_ratio", least=0, most=1000)
 
     def __call__(
         self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors

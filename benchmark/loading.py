@@ -16,9 +16,12 @@ from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
-from benchmark.errors import InputError, nearest
+from pydantic import TypeAdapter, ValidationError
+
+from benchmark.canonical import canonical_json
+from benchmark.errors import InputError, nearest, one_line, shown
 from benchmark.modules import import_file, import_module
 from benchmark.plugin import IDENTITY, KINDS, Plugin, construct, installed
 
@@ -64,8 +67,8 @@ def load(kind: str, name: str) -> type[Plugin]:
         return _the_class(kind, import_module(f"{KINDS[kind]}.{name}", name), name)
     known = plugin_names(kind)
     raise InputError(
-        f"unknown {kind[:-1]} {name!r}; accepted: {', '.join(known)}, or the path of a .py file"
-        f"{nearest(name, known)}"
+        f"unknown {kind[:-1]} {shown(name)}; accepted: {', '.join(known)}, "
+        f"or the path of a .py file{nearest(name, known)}"
     )
 
 
@@ -84,16 +87,55 @@ def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
         name, values = next(iter(spec.items()))
         values = {} if values is None else values
     else:
-        raise InputError(f"{kind}: expected a name or {{name: {{field: value}}}}, got {spec!r}")
+        raise InputError(
+            f"{kind}: expected a name or {{name: {{field: value}}}}, got {shown(spec)}"
+        )
     if not isinstance(name, str) or not isinstance(values, Mapping):
-        raise InputError(f"{kind}: expected {{name: {{field: value}}}}, got {spec!r}")
-    name, _, value = name.partition(":") if not name.endswith(".py") else (name, "", "")
+        raise InputError(f"{kind}: expected {{name: {{field: value}}}}, got {shown(spec)}")
+    name, colon, value = name.partition(":") if not name.endswith(".py") else (name, "", "")
     cls = load(kind, name)
-    if value:
-        if cls.argument is None:
-            raise InputError(f"{kind[:-1]} {name!r} takes no ':{value}'")
-        values = {cls.argument: value, **values}
-    return construct(cls, values, f"{kind[:-1]} {name!r}")
+    what = f"{kind[:-1]} {shown(name, 200)}"
+    if colon:
+        if cls.argument is None or cls.argument in values or not value:
+            raise InputError(f"{what} takes no {shown(':' + value)}{_argument(cls)}")
+        values = {cls.argument: _parsed(cls, value), **values}
+    plugin: Plugin = construct(cls, values, what)
+    _check_usable(plugin, what)
+    return plugin
+
+
+def _argument(cls: type[Plugin]) -> str:
+    return f" here; accepted: :VALUE or {cls.argument}, once" if cls.argument else ""
+
+
+def _parsed(cls: type[Plugin], value: str) -> Any:
+    """The text behind a colon as the type of the field that it sets; as it is where it has none."""
+    assert cls.argument is not None
+    try:
+        return TypeAdapter(get_type_hints(cls)[cls.argument]).validate_python(value)
+    except ValidationError:
+        return value  # `construct` says what is wrong
+
+
+def _check_usable(plugin: Plugin, what: str) -> None:
+    """Refuse a plugin whose label, hash or key cannot be computed, whatever its code raises.
+
+    Raises:
+        InputError: names what fails.
+    """
+    try:
+        hash(plugin)
+        canonical_json(plugin.canonical())
+        label = plugin.label
+    except (InputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever the plugin's properties raise
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise InputError(f"{what} has no label or no key: {reason}") from error
+    if not isinstance(label, str) or not label.isprintable() or not 0 < len(label) <= 200:
+        raise InputError(
+            f"{what}: label is {shown(label)}, accepted: 1 to 200 printable characters"
+        )
 
 
 def _base(kind: str) -> type[Plugin]:

@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from benchmark.errors import InputError, one_line
+from benchmark.errors import InputError, one_line, shown
 
 BY_PATH = "plugin_"
 """How the package names of files that were imported by path begin."""
@@ -33,8 +33,10 @@ def import_module(name: str, where: str) -> ModuleType:
     try:
         with _exactly(name):
             return importlib.import_module(name)
-    except Exception as error:  # whatever the plugin's file raises while it is imported
-        reason = f"{type(error).__name__}: {one_line(error)}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the file raises, sys.exit included
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise InputError(f"{where} cannot be imported: {reason}") from error
 
 
@@ -44,8 +46,8 @@ def import_file(path: Path) -> ModuleType:
     Raises:
         InputError: there is no such file, or it cannot be imported, for whatever reason.
     """
-    if not path.is_file():
-        raise InputError(f"no plugin file {str(path)!r}")
+    if not _is_file(path):
+        raise InputError(f"no plugin file {shown(str(path), 200)}")
     # The digest keeps two files of one name apart; workers import the same name from the same path.
     package = BY_PATH + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     name = f"{package}.{path.stem}"
@@ -56,9 +58,12 @@ def import_file(path: Path) -> ModuleType:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever the user's file raises while it is read
+        except KeyboardInterrupt:
             del sys.modules[name]
-            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise
+        except BaseException as error:  # whatever the file raises, sys.exit included
+            sys.modules.pop(name, None)
+            reason = f"{type(error).__name__}: {one_line(error)[:200]}"
             raise InputError(f"{path} cannot be imported: {reason}") from error
     return sys.modules[name]
 
@@ -126,3 +131,10 @@ def _exactly(name: str) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or with a zero byte
+        return False

@@ -7,6 +7,8 @@ are.
 from __future__ import annotations
 
 import inspect
+import json
+import math
 import sys
 from abc import ABC
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from benchmark import modules
-from benchmark.errors import InputError, nearest
+from benchmark.errors import InputError, nearest, one_line, shown
 from benchmark.modules import import_file, import_module, is_by_path
 from benchmark.process import Stale
 
@@ -114,15 +116,32 @@ def construct(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
     """
     _check_names(cls, values, what)
     try:
-        return TypeAdapter(cls).validate_python(_merged(cls, values))
+        # As JSON, not as Python values: there strict means that a list is a tuple and an integer is
+        # a float, but true is no number, 1 is no bool and "1" is neither.
+        text = json.dumps(_merged(cls, values), allow_nan=False, default=_fields)
+        return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
+        message = one_line(first["msg"]).removeprefix("Value error, ")[:200]
+        # The words of YAML, not those of JSON.
+        message = message.replace("a valid array", "a list").replace("an object", "a mapping")
         raise InputError(
             f"{what}: {where + ': ' if where else ''}{message}"
-            + (f" (given: {first['input']!r})" if where else "")
+            + (f" (given: {shown(first['input'])})" if where else "")
         ) from None
+    except (InputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever a plugin's __post_init__ raises, sys.exit included
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise InputError(f"{what} cannot be made: {reason}") from error
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A recipe, say, as the mapping that it would be in a config."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    raise ValueError(f"a value of type {type(value).__name__} ({shown(value)})")
 
 
 def _check_names(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
@@ -130,12 +149,24 @@ def _check_names(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
     for name, value in values.items():
         if name not in accepted:
             raise InputError(
-                f"{what}: unknown field {name!r}; accepted: {', '.join(accepted)}"
+                f"{what}: unknown field {shown(name)}; accepted: {', '.join(accepted)}"
                 f"{nearest(str(name), accepted)}"
             )
+        if (number := _not_finite(value)) is not None:
+            raise InputError(f"{what}: {name} is {number}, accepted: finite numbers")
         default = accepted[name].default
         if isinstance(value, Mapping) and is_dataclass(default) and not isinstance(default, type):
             _check_names(type(default), value, f"{what}: {name}")
+
+
+def _not_finite(value: Any) -> float | None:
+    """The first number in a value, or in what it contains, that is infinite or NaN."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    inside = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list | tuple):
+        return next((n for n in map(_not_finite, inside) if n is not None), None)
+    return None
 
 
 def _merged(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

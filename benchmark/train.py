@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 
 from benchmark import checkpoint
 from benchmark.data import Images, augment
-from benchmark.errors import check_range
+from benchmark.errors import EPOCHS, IMAGES, check_range
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +45,16 @@ class Recipe:
     """How a model is trained; the defaults are the published recipe of attacks (docs/protocol.md,
     "training recipe").
 
-    epochs: passes over the data. batch_size: images in a step. drop_last: leave out the last batch
-    of an epoch if it is smaller than the others. optimizer: "sgd", or "adam" with amsgrad and
-    default betas. lr: learning rate at the start. momentum: of SGD. weight_decay: on all
-    parameters. schedule: stepped once an epoch; "cosine" anneals to 0 at `period` epochs (`epochs`
-    when absent), "plateau" divides by 10 when the mean training loss has not fallen for 10 epochs,
-    "multistep" divides by 10 every `period` epochs (100 when absent). augment: random crop (4
-    pixels of zero padding), and flip where the data allows it. batch_norm: "frozen" leaves the
-    whole model in evaluation mode, so that statistics neither change nor come from the batch;
-    affine parameters train either way. precision: "bf16" and "tf32" round inside matrix products
-    and convolutions only.
+    epochs: passes over the data, 1 to 100,000. batch_size: images in a step, 1 to 2^31. drop_last:
+    leave out the last batch of an epoch if it is smaller than the others. optimizer: "sgd", or
+    "adam" with amsgrad and default betas. lr: learning rate at the start, 0 to 1,000. momentum: of
+    SGD, in [0, 1). weight_decay: on all parameters, 0 to 1,000. schedule: stepped once an epoch;
+    "cosine" anneals to 0 at `period` epochs (`epochs` when absent), "plateau" divides by 10 when
+    the mean training loss has not fallen for 10 epochs, "multistep" divides by 10 every `period`
+    epochs (100 when absent). augment: random crop (4 pixels of zero padding), and flip where the
+    data allows it. batch_norm: "frozen" leaves the whole model in evaluation mode, so that
+    statistics neither change nor come from the batch; affine parameters train either way.
+    precision: "bf16" and "tf32" round inside matrix products and convolutions only.
     """
 
     epochs: int = 100
@@ -71,10 +71,10 @@ class Recipe:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        check_range(self, "epochs", "batch_size", least=1)
-        check_range(self, "lr", "weight_decay", least=0)
+        check_range(self, "epochs", "period", least=1, most=EPOCHS)
+        check_range(self, "batch_size", least=1, most=IMAGES)
+        check_range(self, "lr", "weight_decay", least=0, most=1000)
         check_range(self, "momentum", least=0, below=1)
-        check_range(self, "period", least=1)
 
     def make_optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of the recipe for some parameters."""

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmark.data import Images
-from benchmark.errors import check_range
+from benchmark.errors import check_range, shown
 from benchmark.notes import note
 from benchmark.train import Precision, batch, precision
 from defenses.base import Candidate, Defense
@@ -35,12 +35,13 @@ class ANP(Defense):
     min over m of alpha L(m w, b) + (1 - alpha) max over d, xi in [-eps, eps] of
     L((m + d) w, (1 + xi) b). A candidate has weight 0 where m is at most its threshold.
 
-    eps: start of the perturbation, relative to w and b; the ascent moves it further by at most as
-    much again, unclipped. steps: of the ascent, eps / steps each. alpha: weight of the loss
-    without perturbation, in [0, 1]. lr, momentum: of SGD on m. iterations: steps on m.
-    batch_size: images drawn with replacement for each. augment: crop and, where allowed, flip.
-    precision: of the forward and backward passes, as of a recipe. thresholds: in [0, 1], one
-    candidate each.
+    eps: start of the perturbation, relative to w and b, 0 to 100; the ascent moves it further by at
+    most as much again, unclipped. steps: of the ascent, eps / steps each, 1 to 10,000. alpha:
+    weight of the loss without perturbation, in [0, 1]. lr, momentum: of SGD on m, 0 to 1,000 and in
+    [0, 1). iterations: steps on m, 1 to 10^7. batch_size: images drawn with replacement for each,
+    1 to 2^20. augment: crop and, where allowed, flip.
+    precision: of the forward and backward passes, as of a recipe. thresholds: in [0, 1], different,
+    one candidate each.
 
     Note: the biases of pruned channels stay, as in the authors' code. Defaults are those of the
     published cells; the authors' are `lr: 0.2`, `batch_size: 128` and threshold 0.2. The SAU paper
@@ -65,11 +66,21 @@ class ANP(Defense):
     thresholds: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(19))
 
     def __post_init__(self) -> None:
-        check_range(self, "steps", "iterations", "batch_size", least=1)
-        check_range(self, "eps", "lr", "momentum", least=0)
+        check_range(self, "steps", least=1, most=10_000)
+        check_range(self, "iterations", least=1, most=10**7)
+        check_range(self, "batch_size", least=1, most=2**20)
+        check_range(self, "eps", least=0, most=100)
+        check_range(self, "lr", least=0, most=1000)
+        check_range(self, "momentum", least=0, below=1)
         check_range(self, "alpha", "thresholds", least=0, most=1)
         if not self.thresholds:
             raise ValueError("thresholds is empty, accepted: at least one")
+        if len(set(self.thresholds)) < len(self.thresholds):
+            raise ValueError(f"thresholds is {shown(self.thresholds)}, accepted: each one once")
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return self.thresholds
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[Candidate]:
         m = self.masks(model, data)

@@ -24,10 +24,11 @@ class AT(Defense):
     min over theta of E[CE(f(x + e), y)], e the maximiser of the same loss in an L-infinity ball
     (SAU paper, arXiv 2307.10562, table 6, C + D). All settings are those of SAU.
 
-    eps: bound of the perturbation, in pixels of [0, 1]. step: sign step, in the same unit. steps:
-    of the inner maximisation. start: where it begins. clean_weight: weight, 0 or more, of
-    CE(f(x), y) beside the adversarial term. recipe: Adam (amsgrad) at 1e-4, constant; batch norm
-    frozen and no augmentation, both part of the method; 100 epochs (Tiny ImageNet: 20).
+    eps: bound of the perturbation, in pixels of [0, 1], above 0 and at most 10. step: sign step,
+    the same. steps: of the inner maximisation, 1 to 10,000. start: where it begins. clean_weight:
+    weight, 0 or more, of CE(f(x), y) beside the adversarial term. recipe: Adam (amsgrad) at 1e-4,
+    constant; batch norm frozen and no augmentation, both part of the method; 100 epochs (Tiny
+    ImageNet: 20).
 
     Note: x + e is not clipped to [0, 1], as in SAU. The SAU paper does not say whether its AT has
     the clean term; without it (weight 0) the method is that of Madry et al.
@@ -44,8 +45,8 @@ class AT(Defense):
     recipe: Recipe = UNLEARNING
 
     def __post_init__(self) -> None:
-        check_range(self, "eps", "step", above=0)
-        check_range(self, "steps", least=1)
+        check_range(self, "eps", "step", above=0, most=10)
+        check_range(self, "steps", least=1, most=10_000)
         check_range(self, "clean_weight", least=0)
         if self.recipe.augment or self.recipe.batch_norm != "frozen":
             raise ValueError("recipe: AT needs augment: false and batch_norm: frozen")

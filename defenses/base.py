@@ -39,6 +39,11 @@ class Defense(Plugin):
     select: ClassVar[str] = "last"
     """The default selection rule, see `benchmark.report.tables`."""
 
+    @property
+    def settings(self) -> tuple[float, ...] | None:
+        """The settings of its candidates where they are known before it runs, or None."""
+        return None
+
     @abstractmethod
     def __call__(
         self, model: Classifier, data: Images

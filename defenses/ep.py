@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.data import Images
-from benchmark.errors import check_range
+from benchmark.errors import IMAGES, check_range
 from benchmark.notes import note
 from benchmark.train import batch
 from defenses.base import Defense
@@ -29,8 +29,9 @@ class EP(Defense):
     A channel that the trigger drives has a bimodal distribution, which standardising squeezes into
     few bins of a histogram. Per layer, channel c goes when H_c < mean(H) - u std(H).
 
-    u: standard deviations, 0 or more (Tiny ImageNet: 4). h: width of a bin, in standard deviations
-    of a channel. samples: images of the poisoned training set, one batch. augment: crop and, where
+    u: standard deviations, 0 to 1,000 (Tiny ImageNet: 4). h: width of a bin, in standard deviations
+    of a channel, 0.001 to 1,000. samples: images of the poisoned training set, one batch, at least
+    2. augment: crop and, where
     allowed, flip. as_published: set the biases of pruned channels to zero as well, as in the code
     behind the published cells; if false, only their weights (authors' code).
 
@@ -50,9 +51,10 @@ class EP(Defense):
     as_published: bool = True
 
     def __post_init__(self) -> None:
-        check_range(self, "u", least=0)
-        check_range(self, "h", above=0)
-        check_range(self, "samples", least=2)
+        check_range(self, "u", least=0, most=1000)
+        # Narrower bins than these fill the memory with empty ones.
+        check_range(self, "h", least=1e-3, most=1000)
+        check_range(self, "samples", least=2, most=IMAGES)
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         rows = torch.randperm(len(data), device=data.y.device)[: self.samples]

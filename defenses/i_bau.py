@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.data import Images
-from benchmark.errors import check_range
+from benchmark.errors import EPOCHS, IMAGES, check_range
 from benchmark.train import Batch, Precision, batch, precision, shuffled
 from defenses.base import Defense
 from models.classifier import Classifier
@@ -28,13 +28,14 @@ class IBAU(Defense):
     min over theta of max over d of the mean CE(f(x + d), y), d one (C, H, W) perturbation. A round
     finds d by gradient ascent from 0, then takes one Adam step a batch along the hypergradient.
 
-    rounds: of both. K: iterations of the fixed point in the hypergradient. eta: step of the
-    fixed-point map. inner_lr: step of the ascent. l2: coefficient of ||d||^2. portion: share of a
-    batch that carries d while unlearning, in (0, 1]. batch_size: images in a step. lr: of Adam
-    (amsgrad). augment: crop and, where allowed, flip. precision: of all passes, as of a recipe.
-    as_published: d is in units of normalised images, the model sees x + std d, as in the code
-    behind the published cells; if false, d is in pixels, the model sees x + d (authors' code). The
-    model stays in evaluation mode, batch norm is frozen.
+    rounds: of both, 1 to 100,000. K: iterations of the fixed point in the hypergradient, 1 to
+    10,000. eta: step of the fixed-point map, 0 to 1,000. inner_lr: step of the ascent. l2:
+    coefficient of ||d||^2. portion: share of a batch that carries d while unlearning, in (0, 1].
+    batch_size: images in a step. lr: of Adam (amsgrad), 0 to 1,000. augment: crop and, where
+    allowed, flip. precision: of all passes, as of a recipe. as_published: d is in units of
+    normalised images, the model sees x + std d, as in the code behind the published cells; if
+    false, d is in pixels, the model sees x + d (authors' code). The model stays in evaluation mode,
+    batch norm is frozen.
 
     Note: defaults are those of the code behind the published cells; the authors' are
     `as_published: false`, `lr: 0.001`, `batch_size: 100`, `augment: false`. The iteration always
@@ -57,8 +58,11 @@ class IBAU(Defense):
     as_published: bool = True
 
     def __post_init__(self) -> None:
-        check_range(self, "rounds", "K", "batch_size", least=1)
-        check_range(self, "eta", "inner_lr", "l2", "lr", least=0)
+        check_range(self, "rounds", least=1, most=EPOCHS)
+        check_range(self, "K", least=1, most=10_000)
+        check_range(self, "batch_size", least=1, most=IMAGES)
+        check_range(self, "eta", "lr", least=0, most=1000)
+        check_range(self, "inner_lr", "l2", least=0)
         check_range(self, "portion", above=0, most=1)
 
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:

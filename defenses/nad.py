@@ -29,10 +29,10 @@ class NAD(Defense):
 
     betas: weights of the stages, 0 or more; when absent, those that `as_published` says. stages:
     names of the stages, one for each beta; when absent, the last ones of the model. p: power of the
-    attention map, above 0. teacher: how the teacher trains. recipe: how the student trains; SGD at
-    0.01, constant, 10 epochs. as_published: betas of (500, 1000), and running statistics of batch
-    norm that count each batch as often as the code behind the published cells runs it; if false
-    (the paper), betas of (500, 1000, 1000), three groups, and one pass.
+    attention map, above 0 and at most 100. teacher: how the teacher trains. recipe: how the student
+    trains; SGD at 0.01, constant, 10 epochs. as_published: betas of (500, 1000), and running
+    statistics of batch norm that count each batch as often as the code behind the published cells
+    runs it; if false (the paper), betas of (500, 1000, 1000), three groups, and one pass.
 
     Note: the third stage of the code behind the published cells is the pooled 1 x 1 map, where
     attention is constant and gives no loss; the two others are the defaults here.
@@ -50,7 +50,7 @@ class NAD(Defense):
 
     def __post_init__(self) -> None:
         check_range(self, "betas", least=0)
-        check_range(self, "p", above=0)
+        check_range(self, "p", above=0, most=100)
         if not self.weights:
             raise ValueError("betas is empty, accepted: at least one")
         if self.stages is not None and len(self.stages) != len(self.weights):
@@ -68,6 +68,10 @@ class NAD(Defense):
         stages = self.stages or model.stages[-len(betas) :]
         if len(stages) < len(betas):
             raise NotApplicable(f"needs {len(betas)} stages, the model has {len(stages)}")
+        layers = dict(model.body.named_modules())
+        if missing := [stage for stage in stages if stage not in layers]:
+            known = ", ".join(model.stages)
+            raise NotApplicable(f"no stage {', '.join(missing)}; stages of the model: {known}")
         note_constant_attention(model, data, stages)
         teacher = copy.deepcopy(model)
         train_model(teacher, data, self.teacher)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data import Images, to_uint8
-from benchmark.errors import check_range
+from benchmark.errors import EPOCHS, IMAGES, check_range
 from benchmark.notes import note
 from benchmark.train import Recipe, batch, fit, precision, shuffled
 from defenses.base import Defense
@@ -35,13 +35,14 @@ class NC(Defense):
     median. Fine-tuning then sees a share of the images stamped, with their true labels.
 
     success: share of images that must be predicted t, in (0, 1]. epochs: passes over the data, at
-    most. lr, betas: of Adam. batch_size: images in a step. cost: of the mask's norm at first;
-    doubled after `patience` epochs of success, divided by 2^1.5 after as many without. stale:
-    epochs without a gain of 1 % in the norm that end a class's search. anomaly: index, above 0.
-    stamped: share of the data that is stamped, in (0, 1). recipe: of the fine-tuning, as FT; its
-    `augment` and `precision` hold for the search too. as_published: normalise the pattern as the
-    code behind the published cells does, which applies the constants of the channels to the first
-    rows of the pattern; if false, images and patterns are blended as pixels.
+    most. lr, betas: of Adam, above 0 and at most 1,000, and in [0, 1). batch_size: images in a
+    step. cost: of the mask's norm at first; doubled after `patience` epochs of success, divided by
+    2^1.5 after as many without. stale: epochs without a gain of 1 % in the norm that end a class's
+    search. anomaly: index, above 0. stamped: share of the data that is stamped, in (0, 1). recipe:
+    of the fine-tuning, as FT; its `augment` and `precision` hold for the search too. as_published:
+    normalise the pattern as the code behind the published cells does, which applies the constants
+    of the channels to the first rows of the pattern; if false, images and patterns are blended as
+    pixels.
 
     Note: all classes are searched at once on the same batches. The subset is the common one for
     search and unlearning, and stamped images are cut off at [0, 1], not wrapped around.
@@ -64,8 +65,11 @@ class NC(Defense):
     as_published: bool = True
 
     def __post_init__(self) -> None:
-        check_range(self, "epochs", "batch_size", "patience", "stale", least=1)
-        check_range(self, "lr", "cost", "anomaly", above=0)
+        check_range(self, "epochs", "patience", "stale", least=1, most=EPOCHS)
+        check_range(self, "batch_size", least=1, most=IMAGES)
+        check_range(self, "lr", above=0, most=1000)
+        check_range(self, "betas", least=0, below=1)
+        check_range(self, "cost", "anomaly", above=0)
         check_range(self, "success", above=0, most=1)
         check_range(self, "stamped", above=0, below=1)
 

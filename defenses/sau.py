@@ -40,12 +40,12 @@ class SAU(Defense):
     x' is not clipped, an example that is shared already stops moving, L_sar counts images whose
     class by f0 on x' is wrong and not its class on x.
 
-    lambda_1 .. lambda_4: weights. norm: the set of perturbations; "ensemble" draws one of the
-    other four for each batch (table 13). eps: bound of the L-infinity ball, in pixels of [0, 1].
-    step: sign step, in the same unit. steps: of the inner maximisation. start: where it begins.
-    generation, unlearning: "vanilla" replaces either half by that of adversarial training (table 6:
-    A or C, B or D). recipe: Adam (amsgrad) at 1e-4, constant; batch norm frozen and no
-    augmentation, both part of the method; 100 epochs (Tiny ImageNet: 20).
+    lambda_1 .. lambda_4: weights, 0 or more. norm: the set of perturbations; "ensemble" draws one
+    of the other four for each batch (table 13). eps: bound of the L-infinity ball, in pixels of [0,
+    1], above 0 and at most 10. step: sign step, the same. steps: of the inner maximisation, 1 to
+    10,000. start: where it begins. generation, unlearning: "vanilla" replaces either half by that
+    of adversarial training (table 6: A or C, B or D). recipe: Adam (amsgrad) at 1e-4, constant;
+    batch norm frozen and no augmentation, both part of the method; 100 epochs (Tiny ImageNet: 20).
 
     Note: L1 and L2 balls have radius 500 and 10 (appendix B.4); the radius 0.05 and the step 0.025
     of the flow are choices of this project, the paper does not print them.
@@ -68,8 +68,9 @@ class SAU(Defense):
     recipe: Recipe = UNLEARNING
 
     def __post_init__(self) -> None:
-        check_range(self, "eps", "step", above=0)
-        check_range(self, "steps", least=1)
+        check_range(self, "lambda_1", "lambda_2", "lambda_3", "lambda_4", least=0)
+        check_range(self, "eps", "step", above=0, most=10)
+        check_range(self, "steps", least=1, most=10_000)
         if self.recipe.augment or self.recipe.batch_norm != "frozen":
             raise ValueError("recipe: SAU needs augment: false and batch_norm: frozen")
 

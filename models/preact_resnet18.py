@@ -20,8 +20,8 @@ class PreActResNet18(Architecture):
     Note: unlike the network of the paper there is no batch norm and ReLU before the pooling, so
     the features are not rectified; published cells depend on it.
 
-    width: channels of the first stage; 64 gives the network of the published cells (11.17 M
-    parameters), 16 a narrow one for small machines (0.70 M).
+    width: channels of the first stage, 1 to 4,096; 64 gives the network of the published cells
+    (11.17 M parameters), 16 a narrow one for small machines (0.70 M).
     """
 
     name: ClassVar[str] = "PreAct-ResNet18"
@@ -31,7 +31,7 @@ class PreActResNet18(Architecture):
     width: int = 64
 
     def __post_init__(self) -> None:
-        check_range(self, "width", least=1)
+        check_range(self, "width", least=1, most=4096)
 
     @property
     def label(self) -> str:

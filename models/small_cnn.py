@@ -16,7 +16,7 @@ from models.classifier import Architecture, Classifier
 class SmallCNN(Architecture):
     """Three 3x3 convolutions with batch norm, ReLU and pooling, then a linear head.
 
-    width: channels of the first convolution; they double at each stage.
+    width: channels of the first convolution, 1 to 4,096; they double at each stage.
     """
 
     name: ClassVar[str] = "Small CNN"
@@ -26,7 +26,7 @@ class SmallCNN(Architecture):
     width: int = 16
 
     def __post_init__(self) -> None:
-        check_range(self, "width", least=1)
+        check_range(self, "width", least=1, most=4096)
 
     @property
     def label(self) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmark.errors import InputError, check_range
+from benchmark.errors import EPOCHS, InputError, check_range, shown
+from benchmark.grid.document import read_document
 from benchmark.plugin import construct
+
+CELLS = 100_000
+"""The most cells of a grid; the paper's tables have a few hundred."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,8 @@ class Config:
     or with the path of a Python file in place of the name. seeds: of everything drawn in a cell;
     one victim of every kind for each seed. recipe: fields of `benchmark.train.Recipe` for the
     victims; the `recipe` of an attack is merged over it. clean_ratio: the defender's share of the
-    clean training set, in (0, 1]. score_every: rounds between two points of a learning curve.
+    clean training set, in (0, 1]. score_every: rounds between two points of a learning curve, 1 to
+    100,000.
     select: selection rules by defense label, instead of those of the plugins. data: folder of the
     datasets, where neither the command line nor the environment names one. clean_model: train a
     model on clean data as well, by `recipe`; its ACC is printed under those of the victims.
@@ -49,9 +53,14 @@ class Config:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty, accepted: at least one entry")
         check_range(self, "clean_ratio", above=0, most=1)
-        check_range(self, "score_every", least=1)
+        check_range(self, "score_every", least=1, most=EPOCHS)
         check_range(self, "effective_acc", above=0, below=1)
         check_range(self, "seeds", least=0, below=2**32)
+        if not self.data:
+            raise ValueError("data is empty, accepted: the path of a folder")
+        entries = (self.datasets, self.models, self.attacks, self.seeds, [None, *self.defenses])
+        if (cells := math.prod(map(len, entries))) > CELLS:
+            raise ValueError(f"the grid has {cells:,} cells, accepted: at most {CELLS:,}")
 
 
 def read(path: Path) -> Config:
@@ -60,16 +69,8 @@ def read(path: Path) -> Config:
     Raises:
         InputError: no such file, not YAML, an unknown key, or an impossible value.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        there = sorted(str(p) for p in path.parent.glob("*.yaml"))
-        raise InputError(f"no config {str(path)!r}; found: {', '.join(there) or 'none'}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {str(path)!r}: {error}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    content = read_document(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected keys such as 'attacks:', got {content!r}")
+        raise InputError(f"{path}: expected keys such as 'attacks:', got {shown(content)}")
     config: Config = construct(Config, content, str(path))
     return config

@@ -82,7 +82,7 @@ def test_an_impossible_config_is_refused_in_one_line(tmp_path, changes, told):
         (b"\xff\xfe\x00\x00", "cannot read|is not YAML"),
         (b"", "expected keys such as 'attacks:', got None"),
         (b"- badnets\n", "expected keys such as 'attacks:'"),
-        (b"1: 2\n", "unknown field 1"),
+        (b"1: 2\n", "line 1: a key must be text .* got '1'"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, content, told):
