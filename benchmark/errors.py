@@ -72,6 +72,16 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def listed(names: Iterable[str], most: int = 200) -> str:
+    """Names in one line, separated by commas, cut after about `most` characters."""
+    text = ""
+    for name in names:
+        if len(text) + len(name) > most:
+            return f"{text[:most]}, ..."
+        text += f", {name}" if text else name
+    return text
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the accepted name closest to `name`, or an empty string."""
     match = difflib.get_close_matches(name[:100], list(accepted), n=1, cutoff=0.5)

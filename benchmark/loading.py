@@ -21,7 +21,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from benchmark.canonical import canonical_json
-from benchmark.errors import InputError, nearest, one_line, shown
+from benchmark.errors import InputError, listed, nearest, one_line, shown
 from benchmark.modules import import_file, import_module
 from benchmark.plugin import IDENTITY, KINDS, Plugin, construct, installed
 
@@ -67,7 +67,7 @@ def load(kind: str, name: str) -> type[Plugin]:
         return _the_class(kind, import_module(f"{KINDS[kind]}.{name}", name), name)
     known = plugin_names(kind)
     raise InputError(
-        f"unknown {kind[:-1]} {shown(name)}; accepted: {', '.join(known)}, "
+        f"unknown {kind[:-1]} {shown(name)}; accepted: {listed(known)}, "
         f"or the path of a .py file{nearest(name, known)}"
     )
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from benchmark import modules
-from benchmark.errors import InputError, nearest, one_line, shown
+from benchmark.errors import InputError, listed, nearest, one_line, shown
 from benchmark.modules import import_file, import_module, is_by_path
 from benchmark.process import Stale
 
@@ -149,7 +149,7 @@ def _check_names(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
     for name, value in values.items():
         if name not in accepted:
             raise InputError(
-                f"{what}: unknown field {shown(name)}; accepted: {', '.join(accepted)}"
+                f"{what}: unknown field {shown(name)}; accepted: {listed(accepted)}"
                 f"{nearest(str(name), accepted)}"
             )
         if (number := _not_finite(value)) is not None:

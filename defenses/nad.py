@@ -55,6 +55,10 @@ class NAD(Defense):
             raise ValueError("betas is empty, accepted: at least one")
         if self.stages is not None and len(self.stages) != len(self.weights):
             raise ValueError(f"stages is {self.stages}, accepted: {len(self.weights)} names")
+        if self.stages is not None and (
+            "" in self.stages or len(set(self.stages)) < len(self.stages)
+        ):
+            raise ValueError(f"stages is {self.stages}, accepted: different names")
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attacks.asset import CleanModel
 from attacks.base import Attack
 from benchmark.data import Dataset
-from benchmark.errors import InputError, nearest
+from benchmark.errors import InputError, listed, nearest, one_line, shown
 from benchmark.grid.config import Config
 from benchmark.grid.labels import filtered, filters_of, labels_of
 from benchmark.grid.outcomes import Failures, Results, rows_of
@@ -114,7 +114,8 @@ def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") ->
     flag: what errors call `only`.
 
     Raises:
-        InputError: a plugin, field or value that does not exist, or a class no dataset has.
+        InputError: a plugin, field or value that does not exist, an entry that is there twice, a
+            class that no dataset has, or a cell that cannot be finished.
     """
     recipes = _recipes(config)
     parts: dict[str, list[Any]] = {
@@ -124,16 +125,20 @@ def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") ->
         "defense": [build("defenses", spec) for spec in config.defenses],
         "seed": list(config.seeds),
     }
-    parts = {axis: list(dict.fromkeys(entries)) for axis, entries in parts.items()}
+    for axis, entries in parts.items():
+        _check_once(axis, entries)
     labels: dict[Plugin, str] = {}
     for axis in AXES[:-1]:
         labels |= labels_of(axis, parts[axis])
-    _check_rules(config.select, [labels[defense] for defense in parts["defense"]])
+    _check_rules(config.select, {labels[defense]: defense for defense in parts["defense"]})
     filters = filters_of(only, flag)
     for axis, names in filters.items():
         parts[axis] = filtered(axis, parts[axis], names, labels, flag)
     for dataset, attack in product(parts["dataset"], parts["attack"]):
-        _check_target(dataset, attack)
+        _check_attack(dataset, attack, recipes[attack])
+    if any(defense.uses == "clean" for defense in parts["defense"]):
+        for dataset in parts["dataset"]:
+            _check_clean(dataset, config.clean_ratio)
     victims = tuple(
         AttackJob(
             dataset=dataset,
@@ -174,6 +179,8 @@ def _recipes(config: Config) -> dict[Attack, Recipe]:
         attack: Any = build("attacks", spec)
         what = f"attack {plugin_name(attack)!r}: recipe" if changes else "recipe"
         recipe = construct(Recipe, {**config.recipe, **changes}, what)
+        if attack in recipes and recipes[attack] == recipe:
+            raise InputError(_twice("attack", attack))
         if recipes.setdefault(attack, recipe) != recipe:
             raise InputError(f"two recipes for the attack {plugin_name(attack)!r}; accepted: one")
     return recipes
@@ -201,24 +208,93 @@ def _of_the_table(defended: DefenseJob | None) -> Row:
     return {"clean_ratio": budget, "uses": defense.uses, "select": defense.select}
 
 
-def _check_rules(rules: Mapping[str, str], labels: Sequence[str]) -> None:
-    """Selection rules are applied after training, but a wrong one should be known before."""
-    for label, rule in rules.items():
-        if label not in labels:
+def _twice(axis: str, entry: Any) -> str:
+    name = entry.label if isinstance(entry, Plugin) else entry
+    return f"{axis}s: {shown(name, 200)} is there twice with the same values; accepted: once"
+
+
+def _check_once(axis: str, entries: Sequence[Any]) -> None:
+    seen = set()
+    for entry in entries:
+        if entry in seen:
+            raise InputError(_twice(axis, entry))
+        seen.add(entry)
+
+
+def _check_rules(rules: Mapping[str, str], defenses: Mapping[str, Defense]) -> None:
+    """Selection rules are applied after training, but a wrong one should be known before.
+
+    defenses: by label.
+    """
+    for label in rules:
+        if label not in defenses:
             raise InputError(
-                f"select: no defense {label!r} in this grid; accepted: {', '.join(labels)}"
-                f"{nearest(label, labels)}"
+                f"select: no defense {shown(label)} in this grid; accepted: {listed(defenses)}"
+                f"{nearest(label, defenses)}"
             )
+    for label, defense in defenses.items():
         try:
-            check_rule(rule, label)
+            _check_rule(rules.get(label, defense.select), label, defense)
         except ValueError as error:
-            raise InputError(f"select: {error}") from None
+            raise InputError(f"select: {one_line(error)[:400]}") from None
 
 
-def _check_target(dataset: Dataset, attack: Attack) -> None:
+def _check_rule(rule: str, label: str, defense: Defense) -> None:
+    """Refuse a rule that finds no row among those of the defense.
+
+    Raises:
+        ValueError: says what the defense has.
+    """
+    if not isinstance(rule, str) or len(rule) > 80:
+        raise ValueError(f"{label}: selection rule {shown(rule)} is unknown")
+    check_rule(rule, label)
+    if rule == "last":
+        return
+    if defense.yields != "candidates":
+        raise ValueError(
+            f"{label}: rule {rule!r} needs candidates, the defense yields {defense.yields}; "
+            "accepted: last"
+        )
+    if rule == "own" and defense.uses != "clean":
+        raise ValueError(f"{label}: rule 'own' needs clean data, the defense uses {defense.uses}")
+    settings = defense.settings
+    if rule.startswith("fixed:") and settings is not None:
+        wanted = float(rule.removeprefix("fixed:"))
+        if not any(abs(setting - wanted) <= 1e-6 for setting in settings):
+            accepted = listed(f"fixed:{setting:g}" for setting in settings)
+            raise ValueError(f"{label}: no candidate for {rule!r}; accepted: own, {accepted}")
+
+
+def _check_attack(dataset: Dataset, attack: Attack, recipe: Recipe) -> None:
+    """Refuse an attack that cannot be trained on the dataset by the recipe."""
+    name, total = shown(plugin_name(attack)), 0
     for part in attack.parts:
         if part.target >= dataset.num_classes:
             raise InputError(
                 f"attack {plugin_name(part)!r}: target is {part.target}, but {dataset.name} has "
                 f"classes 0 to {dataset.num_classes - 1}"
             )
+        poisoned = round(part.ratio * dataset.train_size)
+        if not poisoned:
+            raise InputError(
+                f"attack {plugin_name(part)!r}: ratio is {part.ratio}, which is none of the "
+                f"{dataset.train_size:,} training images of {dataset.name}"
+            )
+        total += poisoned
+    if total > dataset.train_size:
+        raise InputError(
+            f"attack {name}: its parts poison {total:,} images, {dataset.name} has "
+            f"{dataset.train_size:,}"
+        )
+    try:
+        attack.check(dataset, recipe)
+    except ValueError as error:
+        raise InputError(f"attack {name} on {dataset.name}: {one_line(error)[:300]}") from None
+
+
+def _check_clean(dataset: Dataset, ratio: float) -> None:
+    if not int(ratio * dataset.train_size):
+        raise InputError(
+            f"clean_ratio is {ratio}, which is none of the {dataset.train_size:,} training images "
+            f"of {dataset.name}"
+        )

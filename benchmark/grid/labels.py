@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmark.errors import InputError, nearest
+from benchmark.errors import InputError, listed, nearest, shown
 from benchmark.plugin import Plugin, plugin_name
-from benchmark.rows import AXES
+from benchmark.rows import AXES, UNDEFENDED
 
 Filters = Mapping[str, set[str]]
 """The names to keep, by axis."""
@@ -22,18 +22,22 @@ def labels_of(axis: str, plugins: Sequence[Plugin]) -> dict[Plugin, str]:
     Those in which they differ from each other; a field that has its default is not named.
 
     Raises:
-        InputError: two that differ in no field have one label.
+        InputError: two that differ in no field have one label, or a defense has that of the victim
+            without a defense.
     """
     labels: dict[Plugin, str] = {}
+    taken = {UNDEFENDED} if axis == "defense" else set()
     groups: dict[str, list[set[str]]] = defaultdict(list)
     for plugin in plugins:
         groups[plugin.label].append(set(_changes(plugin)))
+    shared = {label: set.intersection(*changes) for label, changes in groups.items()}
     for plugin in plugins:
-        shared = set.intersection(*groups[plugin.label])
-        changed = [change for change in _changes(plugin) if change not in shared]
+        changed = [change for change in _changes(plugin) if change not in shared[plugin.label]]
         label = plugin.label + (f" ({', '.join(changed)})" if changed else "")
-        if label in labels.values():
-            raise InputError(f"two {axis} plugins are both called {label!r}; give one another name")
+        if label in taken:
+            what = shown(label, 200)
+            raise InputError(f"two {axis} plugins are both called {what}; give one another name")
+        taken.add(label)
         labels[plugin] = label
     return labels
 
@@ -52,7 +56,8 @@ def filters_of(texts: Sequence[str], flag: str = "--only") -> dict[str, set[str]
         axis, equals, name = (s.strip() for s in part.partition("="))
         if not equals or axis not in AXES:
             raise InputError(
-                f"{flag}: {part!r} is not AXIS=NAME; axes: {', '.join(AXES)}{nearest(axis, AXES)}"
+                f"{flag}: {shown(part)} is not AXIS=NAME; "
+                f"axes: {', '.join(AXES)}{nearest(axis, AXES)}"
             )
         filters.setdefault(axis, set()).add(name)
     return filters
@@ -73,8 +78,8 @@ def filtered(
     accepted = set().union(*(known(entry) for entry in entries)) if entries else set()
     for name in sorted(names - accepted):
         raise InputError(
-            f"{flag}: no {axis} {name!r} in this grid; accepted: {', '.join(sorted(accepted))}"
-            f"{nearest(name, accepted)}"
+            f"{flag}: no {axis} {shown(name, 200)} in this grid; "
+            f"accepted: {listed(sorted(accepted))}{nearest(name, accepted)}"
         )
     return [entry for entry in entries if known(entry) & names]
 
@@ -105,4 +110,8 @@ def _changes(plugin: Plugin) -> list[str]:
             elif value != default.get(name):
                 yield f"{name}={value}"
 
-    return list(differing(asdict(plugin), asdict(type(plugin)())))
+    try:
+        default = asdict(type(plugin)())
+    except Exception:  # a field without a default, or defaults that its own checks refuse
+        default = {}
+    return list(differing(asdict(plugin), default))

@@ -57,7 +57,7 @@ def test_who_moves_batch_norm_statistics(
         (IBAU, {"portion": 0.0}, "portion is 0.0, accepted: above 0 and at most 1"),
         (ANP, {"alpha": 1.5}, "alpha is 1.5, accepted:"),
         (ANP, {"thresholds": (2.0,)}, "thresholds is"),
-        (EP, {"h": 0.0}, "h is 0.0, accepted: above 0"),
+        (EP, {"h": 0.0}, "h is 0.0, accepted: at least 0.001 and at most 1000"),
         (EP, {"samples": 1}, "samples is 1, accepted: at least 2"),
         (NC, {"stamped": 1.0}, "stamped is 1.0, accepted: above 0 and below 1"),
         (NC, {"success": 98.0}, "success is 98.0, accepted: above 0 and at most 1"),

@@ -1,0 +1,57 @@
+"""Whatever is wrong with a config, it is refused in one line before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broken_configs import Case, bases, corpus, plain_case
+
+from benchmark.errors import InputError
+from benchmark.grid.config import read
+from benchmark.grid.grid import make_grid
+
+LONGEST = 500
+"""Characters of a message, without the folder of the config."""
+
+
+def refusal(case: Case, folder: Path) -> str | None:
+    """What is wrong with the way in which the case is refused; None if nothing is."""
+    folder.mkdir()
+    try:
+        make_grid(read(case.write(folder))).jobs()
+    except InputError as error:
+        told = str(error).replace(str(folder), "")
+        wrong = "\n" in told or not 0 < len(told) < LONGEST
+        return f"{case.name}: told as {told[:LONGEST]!r}" if wrong else None
+    except BaseException as error:  # a traceback for the user, whatever its class
+        return f"{case.name}: {type(error).__name__}"
+    return f"{case.name}: accepted"
+
+
+@pytest.mark.parametrize("name", bases())
+def test_what_the_cases_are_made_from_is_accepted(name, tmp_path):
+    make_grid(read(plain_case(name, bases()[name]).write(tmp_path))).jobs()
+
+
+@pytest.mark.parametrize(
+    "every",
+    [
+        pytest.param(15, marks=pytest.mark.tried("broken configs", 1151)),
+        pytest.param(
+            1,
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.timeout(1800),
+                pytest.mark.tried("broken configs, the whole corpus", 17254),
+            ],
+        ),
+    ],
+)
+def test_a_broken_config_is_refused_in_one_line(every: int, tmp_path: Path) -> None:
+    cases: list[Any] = corpus()[::every]
+    wrong = [
+        what for number, case in enumerate(cases) if (what := refusal(case, tmp_path / str(number)))
+    ]
+    assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:40])
