@@ -23,7 +23,7 @@ BYTES, NODES, DEPTH = 2**18, 10_000, 20
 _PLAIN = "tag:yaml.org,2002:"
 _SCALARS = {_PLAIN + name for name in ("null", "bool", "int", "float", "str", "merge")}
 # YAML 1.1 also counts in base 60 and base 8: 1:30 is 90, and 010 is 8.
-_AMBIGUOUS = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+_AMBIGUOUS = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*_|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 

@@ -57,11 +57,12 @@ TEXT = {"data", "stages"}
 class Case:
     """One config that has to be refused.
 
-    name: what is wrong. content: of the config. files: plugins beside it, by name.
+    name: what is wrong. content: of the config, bytes or what YAML can write. files: plugins
+    beside it, by name.
     """
 
     name: str
-    content: bytes
+    content: Any
     files: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
@@ -71,7 +72,9 @@ class Case:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(source)
         path = folder / "grid.yaml"
-        path.write_bytes(self.content.replace(FOLDER.encode(), str(folder).encode()))
+        plain = isinstance(self.content, bytes)
+        content = self.content if plain else _dump(self.content).encode()
+        path.write_bytes(content.replace(FOLDER.encode(), str(folder).encode()))
         return path
 
 
@@ -122,7 +125,7 @@ def _leaves() -> Iterator[Case]:
             for number, value in enumerate(VALUES):
                 if not _is_right(path, before, value):
                     name = f"{base}: {'.'.join(map(str, path))} = value {number}"
-                    yield plain_case(name, _replaced(content, path, value))
+                    yield Case(name, _replaced(content, path, value))
 
 
 def _is_right(path: tuple[Any, ...], before: Any, value: Any) -> bool:
@@ -136,7 +139,9 @@ def _is_right(path: tuple[Any, ...], before: Any, value: Any) -> bool:
         return True
     if isinstance(before, dict):
         # A plugin without fields, no rule, or nothing to change of a recipe.
-        return (value == {} and isinstance(value, dict)) or (value is None and owner in AXES)
+        return (value == {} and isinstance(value, dict)) or (
+            value is None and owner in (*AXES, "first", "second")
+        )
     if name == "defenses" and whole and value == [] and isinstance(value, list):
         return True
     if value is None:
@@ -161,7 +166,7 @@ def _structures() -> Iterator[Case]:
             for key in ("unknown", 1, 1.5, None, True, DATE, ""):
                 changed = copy.deepcopy(content)
                 _at(changed, path)[key] = 1
-                yield plain_case(f"{where}: key {key!r}", changed)
+                yield Case(f"{where}: key {key!r}", changed)
             for key in mapping:
                 text = _dump(content)
                 marked = _dump(_replaced(content, (*path, key), "MARK"))
@@ -169,16 +174,16 @@ def _structures() -> Iterator[Case]:
                 if "MARK" in marked and double != text:
                     yield Case(f"{where}: {key} twice", double.encode())
         for key in ("datasets", "models", "attacks"):
-            yield plain_case(f"{base}: no {key}", {k: v for k, v in content.items() if k != key})
-        yield plain_case(f"{base}: in a list", [content])
-        yield plain_case(f"{base}: in a mapping", {"grid": content})
+            yield Case(f"{base}: no {key}", {k: v for k, v in content.items() if k != key})
+        yield Case(f"{base}: in a list", [content])
+        yield Case(f"{base}: in a mapping", {"grid": content})
         for axis in AXES:
-            yield plain_case(f"{base}: {axis} as a mapping", content | {axis: {"x": content[axis]}})
-            yield plain_case(f"{base}: {axis} nested", content | {axis: [content.get(axis, [])]})
+            yield Case(f"{base}: {axis} as a mapping", content | {axis: {"x": content[axis]}})
+            yield Case(f"{base}: {axis} nested", content | {axis: [content.get(axis, [])]})
             if content.get(axis):
                 again = [*content[axis], copy.deepcopy(content[axis][0])]
-                yield plain_case(f"{base}: {axis} twice", content | {axis: again})
-        yield plain_case(f"{base}: a seed twice", content | {"seeds": [0, 0]})
+                yield Case(f"{base}: {axis} twice", content | {axis: again})
+        yield Case(f"{base}: a seed twice", content | {"seeds": [0, 0]})
 
 
 def _texts() -> Iterator[Case]:
@@ -288,7 +293,7 @@ def _grids() -> Iterator[Case]:
         "no poisoned image of the first": multi(0.0001, 0.1),
         "more than all images": multi(0.6, 0.5),
         "more than all images, WaNet": multi(0.6, 0.5, "wanet"),
-        "one image more than all": multi(0.5 + 1e-9, 0.5)
+        "one image more than all": multi(0.5 + 1e-5, 0.5)
         | {"datasets": [{"tiny_imagenet": {"per_class": 500}}, "digits"]},
         "more crossed images than there are": attack(input_aware={"ratio": 0.6}),
         "a target that is no class": attack(badnets={"target": 10}),
@@ -359,7 +364,7 @@ def _grids() -> Iterator[Case]:
     ):
         grids[f"rule {rule!r} of candidates"] = defense(anp={}) | {"select": {"ANP": rule}}
     for name, content in grids.items():
-        yield plain_case(f"grid: {name}", content)
+        yield Case(f"grid: {name}", content)
 
 
 HEAD = """
@@ -456,26 +461,22 @@ def _plugins() -> Iterator[Case]:
         if "nobody can check" in name:
             spec = {mine: {"model": 1}}
         content = SMALL | {"defenses": [spec]}
-        yield plain_case(f"plugin: {name}", content, {"mine.py": HEAD + source})
+        yield Case(f"plugin: {name}", content, {"mine.py": HEAD + source})
     good = {"mine.py": HEAD + PLUGIN.format(body="count: int = 1\n    on: bool = True")}
     for number, value in enumerate(VALUES):
         for name in ("strength", "count", "on"):
             if not (name == "on" and value is True) and value not in (-1, 0, 10**30, 10**400):
                 content = SMALL | {"defenses": [{mine: {name: value}}]}
-                yield plain_case(f"plugin: {name} = value {number}", content, good)
+                yield Case(f"plugin: {name} = value {number}", content, good)
     for axis in ("datasets", "models", "attacks"):
-        yield plain_case(f"plugin: a defense among {axis}", SMALL | {axis: [mine]}, good)
-    yield plain_case("plugin: a folder", SMALL | {"defenses": [mine]}, {"mine.py/x.txt": ""})
-    yield plain_case("plugin: a defense twice", SMALL | {"defenses": [mine, mine]}, good)
+        yield Case(f"plugin: a defense among {axis}", SMALL | {axis: [mine]}, good)
+    yield Case("plugin: a folder", SMALL | {"defenses": [mine]}, {"mine.py/x.txt": ""})
+    yield Case("plugin: a defense twice", SMALL | {"defenses": [mine, mine]}, good)
     again = SMALL | {"defenses": [mine, "FOLDER/../FOLDER/mine.py"]}
-    yield plain_case("plugin: one file by two paths", again, good)
+    yield Case("plugin: one file by two paths", again, good)
     other = {"other.py": good["mine.py"]}
     both = SMALL | {"defenses": [mine, "FOLDER/other.py"]}
-    yield plain_case("plugin: two files with one label", both, good | other)
-
-
-def plain_case(name: str, content: Any, files: dict[str, str] | None = None) -> Case:
-    return Case(name, _dump(content).encode(), files or {})
+    yield Case("plugin: two files with one label", both, good | other)
 
 
 def _dump(content: Any) -> str:
@@ -508,6 +509,8 @@ def _at(content: Any, path: tuple[Any, ...]) -> Any:
 
 
 def _replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
-    changed = copy.deepcopy(content)
-    _at(changed, path[:-1])[path[-1]] = copy.deepcopy(value)
+    """A copy with the value at the path; the rest is shared."""
+    changed = copy.copy(content)
+    rest = path[1:]
+    changed[path[0]] = _replaced(content[path[0]], rest, value) if rest else value
     return changed
