@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 from broken_configs import Case, bases, corpus
 
+from benchmark.cli.main import main
 from benchmark.errors import InputError
 from benchmark.grid.config import read
 from benchmark.grid.grid import make_grid
 
 LONGEST = 500
 """Characters of a message, without the folder of the config."""
+
+
+@pytest.fixture(autouse=True)
+def _distributions_are_read_once(monkeypatch):
+    """Else most of the time goes into asking which distributions are installed."""
+    monkeypatch.setattr("benchmark.plugin.entry_points", cache(entry_points))
 
 
 def refusal(case: Case, folder: Path) -> str | None:
@@ -48,3 +57,18 @@ def test_a_broken_config_is_refused_in_one_line(every: int, least: int, tmp_path
         what for number, case in enumerate(cases) if (what := refusal(case, tmp_path / str(number)))
     ]
     assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:40])
+
+
+@pytest.mark.parametrize("verb", ["run", "status"])
+def test_the_command_line_refuses_with_status_2_and_creates_nothing(verb, tmp_path, capsys):
+    cases = corpus()
+    leaving = [case for case in cases if case.name.startswith("plugin: sys.exit")]
+    assert leaving  # a plugin's file must not end the run with its own status
+    for number, case in enumerate([*leaving, *cases[::1000]]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        results = folder / "results"
+        assert main([verb, str(case.write(folder)), "--results", str(results)]) == 2, case.name
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (case.name, err)
+        assert not results.exists(), case.name
