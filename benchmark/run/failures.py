@@ -16,6 +16,7 @@ from errno import EDQUOT, ENOMEM, ENOSPC
 from typing import TYPE_CHECKING, Literal
 
 from benchmark.errors import InputError, one_line, printable
+from benchmark.process import Stale
 
 if TYPE_CHECKING:
     from benchmark.cache.store import Store
@@ -70,6 +71,8 @@ def run_or_report(message: bytes) -> Failure | None:
         except Exception as error:  # unpickling imports and runs whatever the job names
             return failure(error, "unpicklable")
         function(job)
+    except Stale:  # the worker makes way for a new one
+        raise
     except BaseException as error:  # a plugin may raise what it likes; Ctrl-C does not come here
         return failure(error, log="\n".join(tail.lines))
     finally:
