@@ -96,7 +96,7 @@ def test_each_job_runs_the_text_that_it_was_planned_with(tmp_path, store):
         write(file, "D")
         refused = pool.submit(run_or_report, sent).result(60)
         assert refused["error"] == (
-            f"InputError: plugin 'Saying': {file} has changed since its jobs were planned"
+            f"plugin 'Saying': {file} has changed since its jobs were planned"
         )
         assert key not in store
         assert note(send(plan(file))) == "text D"
