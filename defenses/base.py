@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from benchmark.data import Images
+from benchmark.data import Dataset, Images
 from benchmark.plugin import Plugin
-from models.classifier import Classifier
+from models.classifier import Architecture, Classifier
 
 Candidate = tuple[float, nn.Module]
 """A setting (a pruning threshold, say) and the model that it gives."""
@@ -38,6 +38,13 @@ class Defense(Plugin):
     which a named rule selects."""
     select: ClassVar[str] = "last"
     """The default selection rule, see `benchmark.report.tables`."""
+
+    def check(self, architecture: Architecture, dataset: Dataset) -> None:
+        """Refuse what cannot be defended with these fields, before a grid starts.
+
+        Raises:
+            ValueError: names the field, its value and what is accepted.
+        """
 
     @property
     def settings(self) -> tuple[float, ...] | None:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.data import Images
-from benchmark.errors import check_range
+from benchmark.data import Dataset, Images
+from benchmark.errors import check_range, listed
 from benchmark.notes import note
 from benchmark.train import Batch, Recipe, fit, train_model
 from defenses.base import Defense, NotApplicable
-from models.classifier import Classifier
+from models.classifier import Architecture, Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +67,23 @@ class NAD(Defense):
             return self.betas
         return (500.0, 1000.0) if self.as_published else (500.0, 1000.0, 1000.0)
 
+    def check(self, architecture: Architecture, dataset: Dataset) -> None:
+        if self.stages is None:
+            return
+        with torch.device("meta"):  # names without numbers
+            model = architecture(dataset)
+        layers = dict(model.body.named_modules())
+        if unknown := [stage for stage in self.stages if stage not in layers]:
+            raise ValueError(
+                f"stages: {architecture.label} has no {listed(unknown)}; "
+                f"accepted: {listed(model.stages)} or other submodules of the body"
+            )
+
     def __call__(self, model: Classifier, data: Images) -> Iterator[nn.Module]:
         betas = self.weights
         stages = self.stages or model.stages[-len(betas) :]
         if len(stages) < len(betas):
             raise NotApplicable(f"needs {len(betas)} stages, the model has {len(stages)}")
-        layers = dict(model.body.named_modules())
-        if missing := [stage for stage in stages if stage not in layers]:
-            known = ", ".join(model.stages)
-            raise NotApplicable(f"no stage {', '.join(missing)}; stages of the model: {known}")
         note_constant_attention(model, data, stages)
         teacher = copy.deepcopy(model)
         train_model(teacher, data, self.teacher)

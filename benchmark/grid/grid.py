@@ -30,6 +30,7 @@ from benchmark.rows import (
 )
 from benchmark.train import Recipe
 from defenses.base import Defense
+from models.classifier import Architecture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,6 +140,8 @@ def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") ->
     if any(defense.uses == "clean" for defense in parts["defense"]):
         for dataset in parts["dataset"]:
             _check_clean(dataset, config.clean_ratio)
+    for dataset, model, defense in product(parts["dataset"], parts["model"], parts["defense"]):
+        _check_defense(dataset, model, defense)
     victims = tuple(
         AttackJob(
             dataset=dataset,
@@ -290,6 +293,14 @@ def _check_attack(dataset: Dataset, attack: Attack, recipe: Recipe) -> None:
         attack.check(dataset, recipe)
     except ValueError as error:
         raise InputError(f"attack {name} on {dataset.name}: {one_line(error)[:300]}") from None
+
+
+def _check_defense(dataset: Dataset, architecture: Architecture, defense: Defense) -> None:
+    try:
+        defense.check(architecture, dataset)
+    except ValueError as error:
+        name = shown(plugin_name(defense))
+        raise InputError(f"defense {name} on {dataset.name}: {one_line(error)[:300]}") from None
 
 
 def _check_clean(dataset: Dataset, ratio: float) -> None:

@@ -109,8 +109,9 @@ def test_a_grid_of_impolite_plugins_under_an_ascii_terminal(tmp_path):
     done = command("status", config, "--results", results, **ascii_only)
     assert done.returncode == 1 and not done.stderr and b"\\ud800" in done.stdout
     rows = pd.read_csv(results / "tiny" / "rows.csv")
-    assert rows["defense"].tolist() == ["No Defense", "Notes", "Lost", "Sound"]
-    assert rows["acc"][3] == rows["acc"][0] and rows["status"][3] == "ok"
+    assert rows["defense"].tolist() == ["No Defense", "Loud", "Notes", "Lost", "Sound"]
+    assert rows["status"].tolist() == ["collapsed", "failed", "ok", "diverged", "ok"]
+    assert rows["acc"][4] == rows["acc"][0] and rows["acc"].isna().tolist()[1]
 
 
 def test_a_run_of_which_all_is_cached_says_that_nothing_ran(tmp_path, capsys, monkeypatch):

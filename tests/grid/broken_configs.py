@@ -49,8 +49,8 @@ ZERO = {
 """Fields that may be 0, by owner; `target` may be everywhere."""
 OPTIONAL = {"period", "betas", "stages", "effective_acc"}
 """Fields that may be null."""
-TEXT = {"data", "stages"}
-"""Fields with any text; a model's stages are known only once it is built."""
+TEXT = {"data"}
+"""Fields with any text."""
 
 
 @dataclass(frozen=True)
