@@ -41,7 +41,7 @@ def check_rows(folder: Path, config: Path, keys: Callable[[], Collection[str]]) 
     try:
         origin = (folder / ORIGIN).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        origin = _usual(folder)
+        origin = _usual(folder, config)
     if origin != _origin(folder, config) and (other := set(old["key"]) - set(keys())):
         raise InputError(
             f"{folder} holds rows of another config, {origin!r}, and {len(other)} of its "
@@ -59,7 +59,7 @@ def claim_rows(folder: Path, config: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     origin = _origin(folder, config)
     (folder / ORIGIN).write_text(origin + "\n", encoding="utf-8")
-    if origin == _usual(folder):
+    if origin == _usual(folder, config):
         (folder / ORIGIN).unlink()
 
 
@@ -76,8 +76,7 @@ def write_rows(
 
     from benchmark.run.failures import recorded
 
-    cells = [(defended or victim).key for victim, defended in grid.cells()]
-    order = {key: i for i, key in enumerate([*cells, *(job.key for job in grid.references)])}
+    order = {job.key: number for number, job in enumerate(grid.places)}
     stream = io.StringIO(grid.rows(_Cleaned(store), partial(recorded, store)).to_csv(index=False))
     rows = pd.read_csv(stream, dtype=str, keep_default_na=False)
     if (old := _read(folder / "rows.csv")) is not None:
@@ -109,9 +108,15 @@ def write_report(folder: Path, config: Config) -> None:
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
 
 
-def _usual(folder: Path) -> str:
-    """The config that a folder belongs to if it does not say so."""
-    return f"../../configs/{folder.name}.yaml"
+def _usual(folder: Path, config: Path) -> str:
+    """The config that a folder belongs to if it does not say so: that of its name in `configs/`.
+
+    config: one whose results the folder may hold; both are as deep below `configs` and `results`.
+    """
+    folders = config.resolve().parts[:-1]
+    depth = 1 + (folders[::-1].index("configs") if "configs" in folders else 0)
+    names = folder.resolve().parts[-depth:]
+    return Path(*[".."] * (depth + 1), "configs", *names).as_posix() + ".yaml"
 
 
 def _origin(folder: Path, config: Path) -> str:
@@ -159,13 +164,7 @@ class _Cleaned:
 
 def _labels(grid: Grid) -> dict[str, Mapping[str, object]]:
     """The labels of each job by key: they depend on the whole grid, and it may have grown."""
-    labels: dict[str, Mapping[str, object]] = {}
-    for victim, defended in grid.cells():
-        labels[(defended or victim).key] = grid.place(victim, defended)
-    for clean in grid.references:
-        place = {"dataset": clean.dataset, "model": clean.architecture}
-        labels[clean.key] = {axis: grid.labels[plugin] for axis, plugin in place.items()}
-    return labels
+    return {job.key: place for job, place in grid.places.items()}
 
 
 def _labelled(rows: pd.DataFrame, labels: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:

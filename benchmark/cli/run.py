@@ -16,17 +16,19 @@ from benchmark.cli.options import cache_folder, check_folders, data_folder, resu
 from benchmark.cli.results import check_rows, claim_rows, write_rows
 from benchmark.cli.texts import changed_texts
 from benchmark.errors import InputError, printable
+from benchmark.rows import UNDEFENDED
 
 if TYPE_CHECKING:
     from benchmark.cache.step import Plan
     from benchmark.cache.store import Store
     from benchmark.cli.progress import Progress
-    from benchmark.grid.config import Config
     from benchmark.grid.grid import Grid
     from benchmark.run.durations import Durations
     from benchmark.run.pool import Pool
 
 INCOMPLETE = 1
+SMOKE = "smoke"
+"""The folder below the results into which runs with `--smoke` write, their cache included."""
 UNITS = {"h": 3600, "m": 60, "s": 1}
 LONGEST = 10 * 365 * 24 * 3600
 """Seconds of a duration on the command line."""
@@ -41,27 +43,38 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmark.cache.store import Store
     from benchmark.cli.progress import Progress, duration
     from benchmark.cli.terminate import terminable
-    from benchmark.grid.config import read
-    from benchmark.grid.grid import make_grid
+    from benchmark.grid.grid import filtered, jobs_of, make_tables
     from benchmark.grid.plan import make_plan
+    from benchmark.grid.smoke import shrunk
     from benchmark.jobs.flops import described_flops, training_flops
     from benchmark.jobs.run_job import run_job
     from benchmark.run.driver import Driver
     from benchmark.run.durations import learned
     from benchmark.run.failures import NoWorkers
 
-    config = read(arguments.config)
-    check_folders(arguments)
+    tables = make_tables(arguments.config)
+    if arguments.smoke:
+        arguments.results /= SMOKE
+    check_folders(arguments, [table.file for table in tables])
     store = Store(cache_folder(arguments))
     check_files(store)
-    whole, results = make_grid(config), results_folder(arguments)
-    grid = make_grid(config, arguments.only) if arguments.only else whole
-    plan = make_plan(grid.jobs(), training_flops)
-    check_rows(results, arguments.config, lambda: {job.key for job in whole.jobs()})
-    again = forced(config, arguments.force) & set(plan)
+    grids = [table.grid for table in tables]
+    chosen, forced = filtered(grids, arguments.only), filtered(grids, arguments.force, "--force")
+    if arguments.smoke:
+        grids, chosen, forced = (list(map(shrunk, some)) for some in (grids, chosen, forced))
+    plan = make_plan(jobs_of(chosen), training_flops)
+    # Rows of a whole table, also when --only runs a part of it: the files describe the config.
+    written = [
+        (table, grid, results_folder(arguments, table.file))
+        for table, grid, part in zip(tables, grids, chosen, strict=True)
+        if part.places
+    ]
+    for table, grid, folder in written:
+        check_rows(folder, table.file, partial(_keys, grid))
+    again = discarded(forced, arguments.force) & set(plan)
     budget = seconds(arguments.budget, "--budget") if arguments.budget else None
     limit = seconds(arguments.time_limit, "--time-limit") if arguments.time_limit else None
-    data = data_folder(arguments, config.data)
+    data = data_folder(arguments, tables[0].config.data)
     if arguments.engine == "dask":
         pool, device = cluster_pool(arguments.scheduler, arguments.resource, limit), ""
     else:
@@ -73,8 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
             durations = learned(store, device, described_flops)
             print(preview(plan, done, durations, pool.slots(), arguments.per_device, device))
         return 0
-    check_data(grid, store, again, data)
-    claim_rows(results, arguments.config)
+    check_data(chosen, store, again, data)
+    for table, _, folder in written:
+        claim_rows(folder, table.file)
     # The claims last longer than the workers: no other run may start what is still being killed.
     with terminable(), Claims(store.root) as claims, closing(pool):
         claims.announce(plan)
@@ -88,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
                 store.forget_failure(key)
         durations = learned(store, device, described_flops)
         work = partial(run_job, store=Store(store.root.absolute()), data=data.absolute())
-        verdict = partial(verdict_of, whole, store)
+        verdict = partial(verdict_of, grids, store)
         with Progress(plan, store, pool, durations, verdict) as progress:
             driver = Driver(
                 plan, store, pool, work, claims, progress.show, durations, budget, progress.tick
@@ -98,8 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
                 stopped = driver.stopped
             except NoWorkers as error:
                 stopped = str(error)
-    # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
-    write_rows(whole, store, results, config, again)
+    for table, grid, folder in written:
+        write_rows(grid, store, folder, table.config, again)
     if left := driver.left():
         why = stopped or f"the budget of {arguments.budget} is used up"
         took = duration(sum(map(durations.seconds, left)))
@@ -123,27 +137,27 @@ def closing_line(progress: Progress, left: int, store: Store) -> str:
     )
 
 
-def verdict_of(grid: Grid, store: Store, key: str) -> str:
+def verdict_of(grids: Sequence[Grid], store: Store, key: str) -> str:
     """The status of the model that counts, of a finished job in the words of a row."""
-    from dataclasses import replace
+    from benchmark.grid.grid import Grid
 
-    for victim in grid.victims:
-        if victim.key == key:  # the grid judges a victim by its dataset
-            alone = replace(grid, victims=(victim,), defenses=(), references=())
-            return str(alone.rows(store)["status"].iloc[-1])
+    for victim, place in (pair for grid in grids for pair in grid.places.items()):
+        if victim.key == key and place.get("defense") == UNDEFENDED:
+            # The grid judges a victim by its dataset.
+            return str(Grid({victim: place}).rows(store)["status"].iloc[-1])
     rows = store.rows(key)
     if all(row.get("kind") == "candidates" for row in rows):  # bad ones among them are normal
         rows = sorted(rows, key=lambda row: row.get("status") == "ok")
     return str(rows[-1].get("status", "ok")) if rows else "ok"
 
 
-def check_data(grid: Grid, store: Store, again: Collection[str], data: Path) -> None:
+def check_data(grids: Sequence[Grid], store: Store, again: Collection[str], data: Path) -> None:
     """Read each dataset that a job to run needs, so that a missing one is known before training.
 
     Raises:
         InputError: names the command that makes the missing files.
     """
-    cells = list(grid.cells())
+    cells = [cell for grid in grids for cell in grid.cells()]
     missing = [v for v, d in cells if (d or v).key not in store or (d or v).key in again]
     for dataset in dict.fromkeys(victim.dataset for victim in missing):
         dataset(data)
@@ -201,25 +215,25 @@ def cluster_pool(scheduler: str | None, resource: str, limit: float | None) -> P
     return DaskPool(scheduler, resource, limit=limit, imports=IMPORTS)
 
 
-def forced(config: Config, force: Sequence[str]) -> set[str]:
+def discarded(grids: Sequence[Grid], force: Sequence[str]) -> set[str]:
     """Keys of the jobs that `--force` names: whole cells, or of them the defenses only.
 
-    A forced victim is made from a new asset, too.
-
-    Raises:
-        InputError: an axis or a name that the grid has not.
+    A forced victim is made from a new asset, too. grids: what `force` keeps of those that run.
     """
-    from benchmark.grid.grid import make_grid
     from benchmark.grid.labels import filters_of
 
     if not force:
         return set()
-    grid = make_grid(config, force, "--force")
-    keys = {defended.key for _, defended in grid.cells() if defended}
+    cells = [cell for grid in grids for cell in grid.cells()]
+    keys = {defended.key for _, defended in cells if defended}
     if "defense" not in filters_of(force):
-        keys |= {victim.key for victim in grid.victims}
-        keys |= {victim.asset.key for victim in grid.victims if victim.asset}
+        keys |= {victim.key for victim, _ in cells}
+        keys |= {victim.asset.key for victim, _ in cells if victim.asset}
     return keys
+
+
+def _keys(grid: Grid) -> set[str]:
+    return {job.key for job in grid.jobs()}
 
 
 def preview(
