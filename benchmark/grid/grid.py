@@ -140,6 +140,8 @@ def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") ->
     if any(defense.uses == "clean" for defense in parts["defense"]):
         for dataset in parts["dataset"]:
             _check_clean(dataset, config.clean_ratio)
+    for dataset, model in product(parts["dataset"], parts["model"]):
+        _check_model(dataset, model)
     for dataset, model, defense in product(parts["dataset"], parts["model"], parts["defense"]):
         _check_defense(dataset, model, defense)
     victims = tuple(
@@ -293,6 +295,14 @@ def _check_attack(dataset: Dataset, attack: Attack, recipe: Recipe) -> None:
         attack.check(dataset, recipe)
     except ValueError as error:
         raise InputError(f"attack {name} on {dataset.name}: {one_line(error)[:300]}") from None
+
+
+def _check_model(dataset: Dataset, architecture: Architecture) -> None:
+    try:
+        architecture.check(dataset)
+    except ValueError as error:
+        name = shown(plugin_name(architecture))
+        raise InputError(f"model {name} on {dataset.name}: {one_line(error)[:300]}") from None
 
 
 def _check_defense(dataset: Dataset, architecture: Architecture, defense: Defense) -> None:
