@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 
 from attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
 from benchmark.data import Dataset, Images, to_uint8
 from benchmark.errors import EPOCHS, check_range
-from benchmark.train import Batch, Recipe, batch, fit, shuffled
+from benchmark.train import Batch, Loss, Recipe, batch, cross_entropy, fit, shuffled
 from models.classifier import Classifier
 
 
@@ -83,7 +82,13 @@ class InputAware(Attack):
         return epochs
 
     def __call__(
-        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Tensors,
+        loss: Loss[Classifier] = cross_entropy,
     ) -> Trigger:
         joint_epochs = self.joint_epochs(recipe)
         recipe = replace(recipe, drop_last=False)
@@ -108,9 +113,9 @@ class InputAware(Attack):
             schedule.step()
         trigger.masks.eval().requires_grad_(False)
 
-        def loss(model: Classifier, batch: Batch) -> Tensor:
+        def joint_loss(model: Classifier, batch: Batch) -> Tensor:
             x, y, diversity = self.mix(trigger, batch.x, next(others), batch.y, model.num_classes)
-            return F.cross_entropy(model(x), y) + self.lambda_div * diversity
+            return loss(model, Batch(x, y, batch.rows)) + self.lambda_div * diversity
 
         adam = AccumulatingAdam if self.as_published else torch.optim.Adam
         patterns = adam(trigger.patterns.parameters(), self.lr, betas=(0.5, 0.9))
@@ -119,7 +124,7 @@ class InputAware(Attack):
             model,
             train,
             replace(recipe, epochs=joint_epochs),
-            loss=loss,
+            loss=joint_loss,
             extra_optimizers=(patterns,),
             checkpointed=(trigger, schedule),
         ):
