@@ -21,9 +21,9 @@ from benchmark.plugin import Plugin, construct, plugin_name
 from benchmark.rows import (
     AXES,
     COLUMNS,
+    EXTRA_COLUMNS,
     MIN_ASR,
     MIN_CHANCES,
-    PART_COLUMNS,
     UNDEFENDED,
     Row,
     check_rule,
@@ -45,6 +45,8 @@ class Grid:
     labels: dict[Plugin, str]
     clean_ratio: float
     score_every: int
+    probes: tuple[str, ...] = ()
+    keep: bool = False
     references: tuple[AssetJob, ...] = ()
     """Models trained on clean data, to compare the victims' ACC with."""
 
@@ -60,6 +62,8 @@ class Grid:
                         defense=defense,
                         clean_ratio=self.clean_ratio,
                         score_every=self.score_every,
+                        probes=self.probes,
+                        keep=self.keep,
                     ),
                 )
 
@@ -104,7 +108,7 @@ class Grid:
             }
             rows.extend(row | place for row in rows_of(clean, "clean", results, failures))
         frame = pd.DataFrame(rows)
-        frame = frame.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in frame)])
+        frame = frame.reindex(columns=[*COLUMNS, *(c for c in EXTRA_COLUMNS if c in frame)])
         # Counts stay whole numbers beside rows that have none.
         return frame.astype(dict.fromkeys(("n_clean", "n_poisoned"), "Int64"))
 
@@ -168,7 +172,16 @@ def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") ->
         if config.clean_model and not filters.keys() & {"attack", "defense"}
     )
     defenses = tuple(parts["defense"])
-    return Grid(victims, defenses, labels, config.clean_ratio, config.score_every, references)
+    return Grid(
+        victims,
+        defenses,
+        labels,
+        config.clean_ratio,
+        config.score_every,
+        tuple(config.probes),
+        "defended" in config.keep,
+        references,
+    )
 
 
 def _recipes(config: Config) -> dict[Attack, Recipe]:
