@@ -118,6 +118,15 @@ def check_attack(dataset: Dataset, attack: Attack, recipe: Recipe) -> None:
         raise InputError(f"attack {name} on {dataset.name}: {one_line(error)[:300]}") from None
 
 
+def check_model(dataset: Dataset, architecture: Architecture) -> None:
+    """Refuse an architecture that cannot take the dataset's images."""
+    try:
+        architecture.check(dataset)
+    except ValueError as error:
+        name = shown(plugin_name(architecture))
+        raise InputError(f"model {name} on {dataset.name}: {one_line(error)[:300]}") from None
+
+
 def check_defense(dataset: Dataset, architecture: Architecture, defense: Defense) -> None:
     try:
         defense.check(architecture, dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
@@ -60,6 +60,10 @@ class Config:
     hold there count more than `recipe`, and later ones more than earlier ones. clean_ratio: the
     defender's share of the clean training set, in (0, 1], or a list of shares; a defense without
     clean data runs once. score_every: rounds between two points of a learning curve, 1 to 100,000.
+    probes: what is measured with each score beside it, of `benchmark.rows.PROBES`: "risk".
+    keep: "defended" keeps the weights of defended models in the cache, of the last round or of all
+    candidates (`benchmark.cli.cells` loads them). Jobs with probes or weights are others than those
+    without.
     select: selection rules by defense label, instead of those of the plugins. data: folder of the
     datasets, where neither the command line nor the environment names one. clean_model: train a
     model on clean data as well, by `recipe`; its ACC is printed under those of the victims.
@@ -78,6 +82,8 @@ class Config:
     when: list[When] = field(default_factory=list)
     clean_ratio: float | list[float] = CLEAN_RATIO
     score_every: int = 1
+    probes: list[Literal["risk"]] = field(default_factory=list)
+    keep: list[Literal["defended"]] = field(default_factory=list)
     select: dict[str, str] = field(default_factory=dict)
     data: str = "data"
     clean_model: bool = False
@@ -92,6 +98,9 @@ class Config:
         check_range(self, "score_every", least=1, most=EPOCHS)
         check_range(self, "effective_acc", above=0, below=1)
         check_range(self, "seeds", least=0, below=2**32)
+        for name in ("probes", "keep"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}, accepted: each one once")
         if not self.data:
             raise ValueError("data is empty, accepted: the path of a folder")
 

@@ -15,7 +15,7 @@ from benchmark.grid.places import Place, places_of
 from benchmark.grid.plan import with_needs
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from benchmark.plugin import Plugin, plugin_name
-from benchmark.rows import COLUMNS, MIN_ASR, MIN_CHANCES, PART_COLUMNS, Row
+from benchmark.rows import COLUMNS, EXTRA_COLUMNS, MIN_ASR, MIN_CHANCES, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ class Grid:
             place = {**self.places[clean], "key": clean.key}
             rows.extend(row | place for row in rows_of(clean, "clean", results, failures))
         frame = pd.DataFrame(rows)
-        frame = frame.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in frame)])
+        frame = frame.reindex(columns=[*COLUMNS, *(c for c in EXTRA_COLUMNS if c in frame)])
         # Counts stay whole numbers beside rows that have none.
         return frame.astype(dict.fromkeys(("n_clean", "n_poisoned"), "Int64"))
 

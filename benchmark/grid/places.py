@@ -15,6 +15,7 @@ from benchmark.grid.checks import (
     check_attack,
     check_clean,
     check_defense,
+    check_model,
     check_once,
     check_recipes,
     check_rules,
@@ -88,6 +89,7 @@ def places_of(config: Config) -> dict[Job, Place]:
             for (number, ratio), name in zip(variants, labels["defense"], strict=True)
         ]
         check_rules(config.select, {name: defense for defense, _, name in defenses})
+        check_model(dataset, model)
         for attack, recipe, _ in attacks:
             check_attack(dataset, attack, recipe)
         for defense, ratio, _ in defenses:
@@ -106,6 +108,8 @@ def places_of(config: Config) -> dict[Job, Place]:
                     defense=defense,
                     clean_ratio=ratio,
                     score_every=config.score_every,
+                    probes=tuple(config.probes),
+                    keep="defended" in config.keep,
                 )
                 _add(places, defended, place | {"defense": title}, "defense")
         for seed in config.seeds if config.clean_model else ():
