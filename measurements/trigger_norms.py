@@ -58,7 +58,8 @@ def main() -> None:
     for job in grid.victims:
         if key(job) in store:
             one, two, most, mse = norms(job, store, arguments.data)
-            print(f"{grid.place(job, None)['attack']:16} {one:8.1f} {two:7.2f} {most:7.3f} {mse:8.4f}")
+            attack = grid.place(job, None)["attack"]
+            print(f"{attack:16} {one:8.1f} {two:7.2f} {most:7.3f} {mse:8.4f}")
             if isinstance(job.attack, SSBA):
                 print(f"{'':16} bits read {bits(job, store):.4f}")
             for line in (store.root / key(job) / "log.jsonl").read_text().splitlines():
