@@ -163,9 +163,8 @@ class _Reader:
         return self._answers[where]
 
     def _collect(self, path: Path, content: dict[str, Any], chain: tuple[Path, ...]) -> bool:
-        included = content.pop(INCLUDE, None)
-        if included is not None:
-            for name in _names(path, included):
+        if INCLUDE in content:
+            for name in _names(path, content.pop(INCLUDE)):
                 if not self.has_tables(path.parent / name, chain):
                     raise InputError(f"{path}: {INCLUDE}: {shown(name)} has no table")
             if not content:
