@@ -1,8 +1,8 @@
 """A grid made small: the same cells and labels, with jobs that take a moment each.
 
 It answers whether a config runs from end to end, on the code that the real run takes: plugins get
-the fields that they declare as `smoke`, datasets are replaced by a few drawn images of at most 32 x 32
-pixels and 20 classes, and victims are trained for two epochs.
+the fields that they declare as `smoke`, datasets are replaced by a few drawn images of at most 20
+classes and 32 x 32 pixels, and victims are trained for two epochs.
 """
 
 from __future__ import annotations
