@@ -78,7 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.engine == "dask":
         pool, device = cluster_pool(arguments.scheduler, arguments.resource, limit), ""
     else:
-        pool, device = local_pool(arguments.device, arguments.per_device, limit)
+        pool, device = local_pool(
+            arguments.device, arguments.per_device, limit, small=arguments.smoke
+        )
     stopped = ""
     if arguments.dry_run:
         with closing(pool):
@@ -184,8 +186,12 @@ def seconds(text: str, flag: str) -> float:
     return float(total)
 
 
-def local_pool(device: str, per_device: int, limit: float | None) -> tuple[Pool, str]:
+def local_pool(
+    device: str, per_device: int, limit: float | None, *, small: bool = False
+) -> tuple[Pool, str]:
     """One slot, or several, on each chosen device of this machine; and the device's name in rows.
+
+    small: jobs too small for several threads: on a CPU each core is a slot.
 
     Raises:
         InputError: a device that is not there.
@@ -197,6 +203,8 @@ def local_pool(device: str, per_device: int, limit: float | None) -> tuple[Pool,
     from benchmark.run.local import LocalPool
 
     devices = _devices(device, per_device, torch.cuda.device_count())
+    if small and not devices[0]:
+        devices = [""] * max(len(devices), cpu_count())
     kind = torch.device("cuda" if devices[0] else "cpu")
     threads = max(1, cpu_count() // len(devices))
     return LocalPool(devices, limit=limit, imports=IMPORTS), hardware(kind, threads)["device"]
