@@ -15,6 +15,7 @@ from benchmark.cost import RESET_PEAK, Clock
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
 from benchmark.metrics import Poisoned, predict, score, share
+from models.small_cnn import SmallCNN
 
 ALL2ONE, ALL2ALL = BadNets(), BadNets(labels="all2all")
 STAMP = 100
@@ -52,6 +53,20 @@ def scored(labels, clean, triggered, classes, attack=ALL2ONE):
     answers = dict(enumerate(clean)) | {STAMP + i: c for i, c in enumerate(triggered)}
     test = numbered(labels)
     return score(Oracle(answers, classes), test, poison_test(test, attack, stamp, classes))
+
+
+def test_predictions_do_not_depend_on_how_many_images_are_in_a_pass(monkeypatch):
+    torch.manual_seed(0)
+    model, data = SmallCNN(width=8)(Digits()), Digits()(Path()).test
+    for _ in range(30):
+        model.train()(data.floats())  # statistics that fit the images
+    passes = []
+    for least in (1, 7, 32, 360):
+        monkeypatch.setattr("benchmark.metrics.LEAST", least)
+        monkeypatch.setattr("benchmark.metrics.PER_THREAD", 0)
+        passes.append(predict(model, data))
+    assert all(torch.equal(passes[0], other) for other in passes)
+    assert len(passes[0].unique()) > 1
 
 
 def test_all_to_one_leaves_the_target_class_out():

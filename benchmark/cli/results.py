@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import InputError, printable
-from benchmark.rows import AXES, COLUMNS, NO_RESULT, Row
+from benchmark.rows import AXES, COLUMNS, LATER_COLUMNS, NO_RESULT, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,6 +177,8 @@ def _read(file: Path) -> pd.DataFrame | None:
     except (OSError, ValueError) as error:  # of pandas' errors all are ValueErrors
         text = printable(" ".join(str(error).split()), 200)
         raise InputError(f"{file} cannot be read ({text}): {advice}") from None
+    for name in LATER_COLUMNS:
+        rows[name] = rows.get(name, "")
     if missing := [name for name in COLUMNS if name not in rows.columns]:
         raise InputError(f"{file} lacks the columns {', '.join(missing)}: {advice}")
     return rows

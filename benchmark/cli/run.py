@@ -151,7 +151,12 @@ def _run(arguments: argparse.Namespace, config: Config, store: Store) -> int:
             for key in plan:
                 store.forget_failure(key)
         durations = learned(store, device, described_flops)
-        work = partial(run_job, store=Store(store.root.absolute()), data=data.absolute())
+        work = partial(
+            run_job,
+            store=Store(store.root.absolute()),
+            data=data.absolute(),
+            deterministic=config.deterministic,
+        )
         verdict = partial(verdict_of, whole, store)
         with Progress(plan, store, pool, durations, verdict) as progress:
             driver = Driver(

@@ -27,7 +27,7 @@ from benchmark.report.tables import ABSENT, SOUND, cell_states, labels_of, pivot
 from benchmark.rows import UNDEFENDED
 
 TEXT, RULE, SMALL, NORMAL = "0.15", "0.8", 8.8, 9.6
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": RULE,
     "axes.grid": True,
@@ -57,8 +57,10 @@ STYLE = {
 }
 """White, with a grid and small type, for a paper's column. Not by seaborn, whose import of SciPy
 takes longer than the drawing of a figure."""
-COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc")
-COLOURS += ("#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9")
+COLOURS = (
+    *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),
+    *("#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9"),
+)
 """Told apart by colour-blind readers, too: seaborn's palette "colorblind"."""
 DARK = 0.41
 """The relative luminance (WCAG 2) of a cell up to which its text is white."""
@@ -201,7 +203,9 @@ def curves(rows: DataFrame, looks: Mapping[str, Look]) -> Figure:
                 line.loc[0] = start
                 line, (colour, marker) = line.sort_index(), looks[defense]
                 axis.plot(line["mean"], color=colour, marker=marker, markevery=[-1], lw=1.2)
-                axis.fill_between(line.index, line["min"], line["max"], color=colour, alpha=0.2)
+                if (line["min"] < line["max"]).any():  # several seeds
+                    band = line.index, line["min"], line["max"]
+                    axis.fill_between(*band, color=colour, alpha=0.2)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=(1, 2, 5, 10)))
         axes[0, column].set_title(title)
         axes[0, column].yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
