@@ -154,7 +154,9 @@ def der_heatmap(selected: DataFrame) -> Figure:
     axis.set_facecolor("0.9")
     values = np.ma.masked_invalid(scores.to_numpy(float))
     least = min(50.0, scores.min().min())
-    mesh = axis.pcolormesh(values, cmap="Blues", vmin=least, vmax=100, linewidth=0.5)
+    mesh = axis.pcolormesh(
+        values, cmap="Blues", vmin=least, vmax=100, edgecolor="white", linewidth=0.5
+    )
     bar = figure.colorbar(mesh, ax=axis, label="DER (%)")
     bar.outline.set_linewidth(0)
     for (row, column), value in np.ndenumerate(values):
