@@ -16,7 +16,7 @@ from benchmark.data import Images
 ON_GPU, PER_THREAD, LEAST = 500, 16, 32
 """Images in one forward pass of a score: so many on a GPU, and on a CPU for each thread, but at
 least so many. On a CPU features have to stay in its caches: passes of 32 images take half the time
-of those of 500, and give the same logits to the bit (see measurements/)."""
+of those of 500, and give the same logits to the bit."""
 
 
 @dataclass(frozen=True)
