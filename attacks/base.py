@@ -18,7 +18,7 @@ from benchmark.data import Dataset, Images, draw_poisoned, to_uint8
 from benchmark.errors import check_range
 from benchmark.metrics import Poisoned
 from benchmark.plugin import Plugin
-from benchmark.train import Recipe, train_model
+from benchmark.train import Loss, Recipe, cross_entropy, train_model
 from models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,9 @@ class Attack(Plugin):
     ) -> Trigger:
         """Train `model` in place, with a backdoor, and return the trigger.
 
+        One that takes `loss` as a further argument, by default `cross_entropy`, can be trained by
+        another one (`attacks.wrapped`): it gets the batches as the attack has made them.
+
         Args:
             model: freshly initialised, on the data's device.
             train: the clean training set.
@@ -160,10 +163,16 @@ class DataPoisoning(Attack):
         """float (B, C, H, W) in [0, 1] -> the same, triggered; the input is left untouched."""
 
     def __call__(
-        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Tensors,
+        loss: Loss[Classifier] = cross_entropy,
     ) -> Trigger:
         with poisoned(train, rows, self, self.trigger, model.num_classes):
-            train_model(model, train, recipe)
+            train_model(model, train, recipe, loss=loss)
         return self.trigger
 
 
@@ -180,11 +189,17 @@ class AssetPoisoning(Attack):
         """The trigger, from the asset's tensors."""
 
     def __call__(
-        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Tensors,
+        loss: Loss[Classifier] = cross_entropy,
     ) -> Trigger:
         trigger = self.trigger(asset)
         with poisoned(train, rows, self, trigger, model.num_classes):
-            train_model(model, train, recipe)
+            train_model(model, train, recipe, loss=loss)
         return trigger
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -17,13 +18,15 @@ from torch import Tensor
 
 from attacks.asset import CleanModel
 from attacks.base import poison_test
+from benchmark import risk
 from benchmark.checkpoint import checkpoints
 from benchmark.cost import Clock, arithmetic, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean
-from benchmark.errors import InputError
+from benchmark.errors import InputError, listed
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from benchmark.jobs.journal import journal
 from benchmark.jobs.leaks import Guard, fingerprint
+from benchmark.jobs.weights import Kept, restore, steps_of
 from benchmark.metrics import Poisoned, predict, score, share
 from benchmark.notes import note
 from benchmark.process import spoil
@@ -60,6 +63,10 @@ class Store(Protocol):
     def draft(self, key: str) -> AbstractContextManager[Draft]: ...
 
     def checkpoint(self, key: str) -> Path: ...
+
+
+Probe = Callable[[torch.nn.Module], Row]
+"""Measures a defended model beside its scores; it draws no random number."""
 
 
 def run_job(
@@ -104,7 +111,7 @@ def run_job(
                         rows = _attack(job, run, store, draft)
                 case DefenseJob():
                     with _Run(job.victim.dataset, data, device, deterministic) as run:
-                        rows = _defend(job, run, store)
+                        rows = _defend(job, run, store, draft)
                 case _:
                     raise TypeError(f"{type(job).__name__} is no kind of job")
         common = {**texts(), **hardware(device), **arithmetic(_trained_by(job), deterministic)}
@@ -134,6 +141,28 @@ def _trained_by(job: Job) -> dict[str, Any]:
         case AssetJob():
             return {"asset": asdict(job.asset), "recipe": asdict(job.recipe)}
     return {}
+
+
+def load_defended(
+    job: DefenseJob, store: Store, device: torch.device, step: int | None = None
+) -> Classifier:
+    """The model that a finished job with `keep` has kept.
+
+    step: of the round or candidate; by default the only one that was kept.
+
+    Raises:
+        InputError: the job has kept no such step.
+    """
+    model, _ = load_victim(job.victim, store, device)
+    tensors = store.tensors(job.key, str(device)) if job.keep else {}
+    steps = steps_of(tensors)
+    if step is None and len(steps) == 1:
+        (step,) = steps
+    if step not in steps:
+        accepted = listed(map(str, steps)) or "none, run it with `keep: [defended]` in the config"
+        raise InputError(f"{job}: step is {step}; kept: {accepted}")
+    restore(model, tensors, step)
+    return model
 
 
 def _make(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
@@ -239,7 +268,7 @@ def _changed(before: Images, after: Images) -> Tensor:
     return rows[torch.cat(differ) | (after.y != before.y)]
 
 
-def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
+def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     defense, task, device = job.defense, run.task, run.device
     model, tensors = load_victim(job.victim, store, device)
     test = task.test.to(device)
@@ -255,6 +284,8 @@ def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
         model.train()  # as every defense gets it
     else:
         data = run.until_end.enter_context(_poisoned(task.train.to(device), tensors))
+    probes = [_PROBES[name](job.victim, model, test) for name in job.probes]
+    kept = Kept(model) if job.keep else None
     clock = Clock(device)
 
     def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:
@@ -264,7 +295,12 @@ def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
                 # Drawn again: the method may have changed the images that it was handed.
                 known = task.train[rows].to(device)
                 row["own_acc"] = share(predict(model, known) == known.y)
-            return row | score(model, test, poisoned) | clock.reading()
+            row |= score(model, test, poisoned)
+            for probe in probes:
+                row |= probe(model)
+            if kept and defense.yields == "candidates":
+                kept.add(step, model)
+            return row | clock.reading()
 
     scored: list[Row] = []
     every = job.score_every if defense.yields == "rounds" else 1
@@ -283,7 +319,24 @@ def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
         scored.append(measure(*pending))
     if not scored:
         raise RuntimeError(f"{defense.label} yielded no model")
+    if kept:
+        if defense.yields == "rounds":
+            kept.add(step, defended)
+        draft.write_tensors("tensors.safetensors", kept.tensors)
     return scored
+
+
+def _risk_probe(job: AttackJob, model: Classifier, test: Images) -> Probe:
+    """Adversarial risks on the first test images that the trigger would move to another class."""
+    backdoored = copy.deepcopy(model)
+    moved = job.attack.parts[0].relabel(test.y, model.num_classes) != test.y
+    data = test[moved.nonzero()[: risk.IMAGES, 0]]
+    before = risk.risks(backdoored, backdoored, data)["adv_risk"]
+    return lambda model: {**risk.risks(model, backdoored, data), "risk_before": before}
+
+
+_PROBES: dict[str, Callable[[AttackJob, Classifier, Images], Probe]] = {"risk": _risk_probe}
+"""What makes each probe of `benchmark.rows.PROBES` from the victim and the clean test images."""
 
 
 @contextmanager
