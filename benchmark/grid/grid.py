@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,16 @@ class Grid:
     references: tuple[AssetJob, ...] = ()
     """Models trained on clean data, to compare the victims' ACC with."""
 
-    def cells(self) -> Iterator[tuple[AttackJob, DefenseJob | None]]:
+    def cells(self) -> Sequence[tuple[AttackJob, DefenseJob | None]]:
         """Each victim undefended (None), then under each defense."""
+        return self._cells
+
+    @cached_property
+    def _cells(self) -> Sequence[tuple[AttackJob, DefenseJob | None]]:
+        # Made once, since each job hashes its key once.
+        return tuple(self._make_cells())
+
+    def _make_cells(self) -> Iterator[tuple[AttackJob, DefenseJob | None]]:
         for victim in self.victims:
             yield victim, None
             for defense in self.defenses:
