@@ -1,8 +1,8 @@
 """Plain steps of i-BAU (arXiv 2110.03735): one of the ascent, one of the hypergradient.
 
 The ascent costs 4 forward passes an image: predictions, a forward pass, `backward`. The step of the
-hypergradient costs the two losses and their gradients, the first with a graph, and K + 1 products
-with the Jacobian of the fixed-point map, each of them a backward pass through a backward pass.
+hypergradient costs the two losses with their gradients (5) and K + 1 products with the Jacobian of
+the fixed-point map, each a backward pass through a backward pass (19.6 together as counted).
 """
 
 from __future__ import annotations
