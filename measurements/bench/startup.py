@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ def cached_grid(folder: Path, jobs: int) -> list[str]:
     return [str(config), "--results", str(folder / "results"), "--cache", str(cache)]
 
 
+@lru_cache
+def finished_grid(jobs: int) -> tuple[str, ...]:
+    """`cached_grid` in a folder that lasts as long as this process."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return tuple(cached_grid(folder, jobs))
+
+
 def all_jobs(grid: Grid) -> list[Job]:
     return [defended or victim for victim, defended in grid.cells()]
 
@@ -88,7 +97,7 @@ def measure_command(name: str, words: Sequence[str], setting: Setting, seconds: 
         command = [sys.executable, "-X", "importtime"]
         for word in words:
             if word == "{cached}":
-                command += cached_grid(folder, 300)
+                command += finished_grid(300)
             elif word == "{results}":
                 command += [str(CONFIG), "--results", str(committed(folder))]
             else:
