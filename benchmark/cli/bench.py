@@ -27,6 +27,7 @@ def bench(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         only=arguments.only,
         budget=budget,
+        deterministic=arguments.deterministic,
     )
     return 0
 
@@ -56,6 +57,12 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="one item of the table, or one of training, scoring, stamping, defenses, start-up, "
         "growth; may be repeated",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether kernels of a GPU have to repeat their bits",
     )
     parser.add_argument(
         "--budget",

@@ -280,9 +280,9 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def set_arithmetic() -> None:
-    """Ask for repeatable kernels in full precision."""
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+def set_arithmetic(deterministic: bool = True) -> None:
+    """Ask for full precision, and for repeatable kernels or for the fastest."""
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
     # torch's default rounds convolutions on GPUs; a recipe that wants that says so.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

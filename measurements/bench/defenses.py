@@ -163,11 +163,12 @@ def measure_defense(name: str, kind: str, setting: Setting, seconds: float) -> R
     data, model = setting.images(count), setting.victim()
     defense = product_defense(name, count, kind)
     plain = getattr(Plain(setting, model, data), name)() if passes else None
-    turns = take_turns(product_rounds(defense, model, data), plain, seconds, setting.device)
+    rounds = product_rounds(defense, model, data)
+    turns = take_turns(rounds, plain, seconds, setting.device, setting.deterministic)
     return record(
         "defenses", f"{defense.name} {kind}", turns,
         images=count, plain_images=count, forward=setting.forward_flops,
-        ceiling=setting.ceilings[kind], plain_passes=passes,
+        against=kind, plain_passes=passes,
     )  # fmt: skip
 
 

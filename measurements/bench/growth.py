@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from benchmark.data import Dataset
-from benchmark.jobs.run_job import make_model, set_arithmetic
+from benchmark.jobs.run_job import make_model
 from benchmark.train import Recipe, fit
 from measurements.bench.defenses import product_defense, product_rounds
 from measurements.bench.setting import Item, Record, Setting
 from measurements.bench.startup import PER_SEED, VERB, finished_grid, run_process
-from measurements.bench.turns import synchronize
+from measurements.bench.turns import as_in_a_job, synchronize
 from measurements.bench.work import BATCH, ENDLESS
 
 UNIT = {"cpu": 64, "cuda": 6400}
@@ -100,7 +100,7 @@ def measure_growth(
     name: str, cases: Callable[[Setting], list[tuple[int, float]]], setting: Setting, _: float
 ) -> Record:
     """All cases once, and the power that joins the first to the last."""
-    set_arithmetic()
+    as_in_a_job(setting.deterministic)
     points = cases(setting)
     power = None
     if len(points) > 1:

@@ -28,13 +28,15 @@ LEARNING = Recipe(epochs=1, batch_size=64, lr=0.05, augment=False, precision="bf
 class Setting:
     """The device, the network and images of the dataset's shape.
 
-    ceilings: by name, in GFLOP/s, "copy" in GB/s; measured before anything else.
+    ceilings: by name, in GFLOP/s, "copy" in GB/s; measured before anything else. deterministic:
+    whether kernels have to repeat their bits, as in a job.
     """
 
     device: torch.device
     dataset: Dataset
     architecture: Architecture
     ceilings: dict[str, float] = field(default_factory=dict)
+    deterministic: bool = True
 
     @cached_property
     def job(self) -> AttackJob:
@@ -66,7 +68,7 @@ class Setting:
     @cached_property
     def _victim(self) -> Classifier:
         torch.manual_seed(0)
-        set_arithmetic()
+        set_arithmetic(self.deterministic)
         model = make_model(self.job, self.device)
         train_model(model, self.images(256), LEARNING)
         return model
@@ -99,7 +101,8 @@ class Record:
     fastest: of the product, as shares of its median time. repeats: rounds that count. images: in a
     round of the product, plain_images: of the other. passes, plain_passes: forward passes an image
     that a round costs, by the arithmetic of the product as executed, and by definition of the plain
-    pipeline. rate: in `rate_unit`, ceiling: of the same, share: their quotient. peak_mib: memory.
+    pipeline. rate: in `rate_unit`, of the product. against: the ceiling that it is compared with.
+    peak_mib: memory.
     """
 
     group: str
@@ -117,8 +120,7 @@ class Record:
     plain_passes: float | None = None
     rate: float | None = None
     rate_unit: str = ""
-    ceiling: float | None = None
-    share: float | None = None
+    against: str = ""
     peak_mib: float | None = None
     plain_peak_mib: float | None = None
     note: str = ""
@@ -139,11 +141,11 @@ def record(
     images: int,
     plain_images: int,
     forward: float,
-    ceiling: float,
+    against: str,
     passes: float | None = None,
     plain_passes: float | None = None,
 ) -> Record:
-    """Images per second of both sides, and arithmetic per second against the ceiling.
+    """Images per second of both sides, and arithmetic per second.
 
     forward: operations of a forward pass of an image. passes: of a round of the product; by default
     as counted.
@@ -169,8 +171,7 @@ def record(
         plain_passes=plain_passes if plain else None,
         rate=rate,
         rate_unit="GFLOP/s",
-        ceiling=ceiling,
-        share=rate / ceiling if rate else None,
+        against=against,
         peak_mib=turns.product.peak_mib,
         plain_peak_mib=turns.plain.peak_mib if turns.plain else None,
     )

@@ -148,7 +148,7 @@ VERB = str(ROOT / "run_grid.py")
 STARTUP = [
     command_item("python", "-c", "pass"),
     command_item("python with torch", "-c", "import torch"),
-    command_item("--help", VERB, "--help"),
+    command_item("help", VERB, "--help"),
     command_item("list defenses", VERB, "list", "defenses"),
     command_item("status", VERB, "status", "{results}"),
     command_item("report", VERB, "report", "{results}"),

@@ -29,7 +29,9 @@ def table(document: dict[str, Any]) -> str:
         device += f"; {hardware['cpu']}"
     lines = [
         f"{device}, {hardware['cores']} cores, {', '.join(instructions)}; {hardware['versions']}; "
-        f"{settings['model']}, {settings['dataset']}; {document['seconds']:.0f} s.",
+        f"{settings['model']}, {settings['dataset']}"
+        f"{'' if settings['deterministic'] else '; deterministic: false'}; "
+        f"{document['seconds']:.0f} s.",
         "",
         *_ceilings(document["ceilings"]),
     ]
@@ -40,7 +42,7 @@ def table(document: dict[str, Any]) -> str:
         line for g in ("training", "scoring", "defenses", "stamping") for line in groups.get(g, [])
     ]
     if compute:
-        lines += ["", *_compute(compute)]
+        lines += ["", *_compute(compute, document["ceilings"])]
     if startup := groups.get("start-up"):
         heads = ("command in a fresh process", "seconds", "")
         started = ((x["name"], _n(x["product"]), x["note"]) for x in startup)
@@ -63,7 +65,7 @@ def _ceilings(ceilings: dict[str, float]) -> list[str]:
     return _rows(("ceiling", "at most", ""), cells, left=(0, 2))
 
 
-def _compute(measured: list[dict[str, Any]]) -> list[str]:
+def _compute(measured: list[dict[str, Any]], ceilings: dict[str, float]) -> list[str]:
     heads = (
         *("work", "images/s", "plain", "ratio", "passes", "plain", "rate", "share"),
         *("images", "plain", "MiB"),
@@ -72,7 +74,7 @@ def _compute(measured: list[dict[str, Any]]) -> list[str]:
         (
             x["name"], _n(x["product"]), _n(x["plain"]), _n(x["ratio"]), _n(x["passes"]),
             _n(x["plain_passes"]), f"{_n(x['rate'])} {x['rate_unit']}" if x["rate"] else "-",
-            f"{x['share']:.0%}" if x["share"] else "-",
+            f"{x['rate'] / ceilings[x['against']]:.0%}" if x["rate"] else "-",
             _n(x["images"]), _n(x["plain_images"]), _n(x["peak_mib"]),
         )
         for x in measured

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -13,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.cost import Clock
 from benchmark.jobs.run_job import set_arithmetic
+from benchmark.process import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 MOST = 9
 """Rounds of each side."""
@@ -49,6 +52,7 @@ def take_turns(
     plain: Iterator[object] | None,
     seconds: float,
     device: torch.device,
+    deterministic: bool = True,
 ) -> Turns:
     """Time rounds of both sides in turn; one of each at least.
 
@@ -59,11 +63,11 @@ def take_turns(
     end = time.perf_counter() + seconds
     turns = Turns(Side(), Side() if plain else None, 0.0)
     clock = Clock(device)
-    set_arithmetic()
+    as_in_a_job(deterministic)
     _seconds(product, device)
     turns.product.peak_mib = clock.reading()["peak_mib"]
     while True:
-        set_arithmetic()
+        as_in_a_job(deterministic)
         counter = None if turns.product.seconds else FlopCounterMode(display=False)
         with counter or nullcontext():
             turns.product.seconds.append(_seconds(product, device))
@@ -71,13 +75,12 @@ def take_turns(
             turns.flops = float(counter.get_total_flops())
         next_pair = turns.product.seconds[-1]
         if plain and turns.plain:
-            _set_plain_arithmetic()
+            as_installed()
             clock = Clock(device)
             turns.plain.seconds.append(_seconds(plain, device))
             turns.plain.peak_mib = turns.plain.peak_mib or clock.reading()["peak_mib"]
             next_pair += turns.plain.seconds[-1]
         if len(turns.product.seconds) >= MOST or time.perf_counter() + next_pair > end:
-            set_arithmetic()
             return turns
 
 
@@ -109,7 +112,19 @@ def _seconds(rounds: Iterator[object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _set_plain_arithmetic() -> None:
-    """torch as it is installed: float32, on GPUs with TF32 in convolutions."""
+def as_in_a_job(deterministic: bool) -> None:
+    """Arithmetic and memory as a worker sets them before a job."""
+    set_arithmetic(deterministic)
+    keep_freed_memory()
+
+
+def as_installed() -> None:
+    """torch and glibc without settings: float32, on GPUs with TF32 in convolutions."""
     torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "gnu_get_libc_version"):
+        # Where glibc's thresholds end up by themselves once large tensors have been freed.
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**26)
+        libc.malloc_trim(0)

@@ -74,11 +74,12 @@ def measure_training(kind: Precision, setting: Setting, seconds: float) -> Recor
         epochs(loader, setting.device, partial(training.plain_step, network, optimizer=optimizer)),
         seconds,
         setting.device,
+        setting.deterministic,
     )
     return record(
         "training", f"training {kind}", turns,
         images=count, plain_images=plain_count, forward=setting.forward_flops,
-        ceiling=setting.ceilings[kind], passes=3.0, plain_passes=3.0,
+        against=kind, passes=3.0, plain_passes=3.0,
     )  # fmt: skip
 
 
@@ -99,11 +100,12 @@ def measure_scoring(setting: Setting, seconds: float) -> Record:
         epochs(loader, setting.device, partial(scoring.plain_step, network)),
         seconds,
         setting.device,
+        setting.deterministic,
     )
     return record(
         "scoring", "scoring fp32", turns,
         images=count, plain_images=count, forward=setting.forward_flops,
-        ceiling=setting.ceilings["fp32"], passes=1.0, plain_passes=1.0,
+        against="fp32", passes=1.0, plain_passes=1.0,
     )  # fmt: skip
 
 
@@ -139,16 +141,15 @@ def measure_stamping(name: str, setting: Setting, seconds: float) -> Record:
         (stamping.plain_poison(pixels, stamp) for _ in itertools.count()) if stamp else None,
         seconds,
         setting.device,
+        setting.deterministic,
     )
     line = record(
         "stamping", f"stamping {name}", turns,
-        images=count, plain_images=plain_count, forward=1.0, ceiling=setting.ceilings["copy"],
+        images=count, plain_images=plain_count, forward=1.0, against="copy",
     )  # fmt: skip
     # An image is read once and written once, 8 bits a value.
     rate = 2 * channels * height * width * line.product / 1e9
-    return replace(
-        line, passes=None, rate=rate, rate_unit="GB/s", share=rate / setting.ceilings["copy"]
-    )
+    return replace(line, passes=None, rate=rate, rate_unit="GB/s")
 
 
 def _picture(x: Tensor) -> np.ndarray[Any, Any]:
