@@ -173,10 +173,15 @@ def measure_defense(name: str, kind: str, setting: Setting, seconds: float) -> R
 
 
 def defense_items() -> list[Item]:
-    """All built-in defenses in bf16; an item's weight is what its plain side costs."""
+    """All built-in defenses, in bf16 if they have a precision; weights are plain costs."""
     items = []
     for name in plugin_names("defenses"):
         weight = max(4.0, PASSES[name](10)) if name in PASSES else 4.0
-        label = f"{load('defenses', name).name} bf16"
-        items.append(Item("defenses", label, weight, partial(measure_defense, name, "bf16")))
+        cls = load("defenses", name)
+        declared = [
+            f for f in fields(cls) if f.name == "precision" or isinstance(f.default, Recipe)
+        ]
+        kind = "bf16" if declared else "fp32"
+        item = partial(measure_defense, name, kind)
+        items.append(Item("defenses", f"{cls.name} {kind}", weight, item))
     return sorted(items, key=lambda item: -item.weight)

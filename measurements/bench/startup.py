@@ -150,7 +150,6 @@ STARTUP = [
     command_item("python with torch", "-c", "import torch"),
     command_item("help", VERB, "--help"),
     command_item("list defenses", VERB, "list", "defenses"),
-    command_item("status", VERB, "status", "{results}"),
     command_item("report", VERB, "report", "{results}"),
     command_item("status, 300 cached jobs", VERB, "status", "{cached}"),
     command_item("run, 300 cached jobs", VERB, "run", "{cached}"),
