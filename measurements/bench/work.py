@@ -111,7 +111,7 @@ def measure_scoring(setting: Setting, seconds: float) -> Record:
 
 def measure_stamping(name: str, setting: Setting, seconds: float) -> Record:
     """`poison` of all images of a training set: 8-bit conversion and relabelling included."""
-    count = 50_000 if setting.ceilings and seconds >= 1 else 512
+    count = setting.dataset.train_size
     plain_count = min(count, 2000)
     data = setting.images(count)
     rows = torch.arange(count, device=setting.device)

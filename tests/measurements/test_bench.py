@@ -16,7 +16,7 @@ from benchmark.datasets.cifar10 import Cifar10
 from benchmark.datasets.digits import Digits
 from benchmark.loading import plugin_names
 from measurements.bench import run as bench
-from measurements.bench import table
+from measurements.bench import table, turns
 from measurements.bench.defenses import PASSES, Plain, defense_items
 from measurements.bench.growth import GROWTH, with_classes
 from measurements.bench.setting import Record, Setting
@@ -112,9 +112,11 @@ def test_commands_in_fresh_processes(setting):
         run_process([sys.executable, "run_grid.py", "runn"])
 
 
-def test_the_verb_writes_json_and_markdown_and_merges(tmp_path, capsys):
+def test_the_verb_writes_json_and_markdown_and_merges(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(turns, "MOST", 1)
+    monkeypatch.setattr(bench, "CEILINGS", 0.0)
     words = ["bench", "--device", "cpu", "--model", "small_cnn:4", "--dataset", "digits"]
-    words += ["--out", str(tmp_path), "--budget", "30s"]
+    words += ["--out", str(tmp_path), "--budget", "2h"]
     assert main([*words, "--only", "stamping BadNets"]) == 0
     assert main([*words, "--only", "training fp32"]) == 0
     document = json.loads((tmp_path / "bench.json").read_text())
