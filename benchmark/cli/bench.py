@@ -20,7 +20,7 @@ def bench(arguments: argparse.Namespace) -> int:
     budget = seconds(arguments.budget, "--budget")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    importlib.import_module("measurements.bench.run").run(
+    status: int = importlib.import_module("measurements.bench.run").run(
         device=arguments.device,
         model=arguments.model,
         dataset=arguments.dataset,
@@ -29,7 +29,7 @@ def bench(arguments: argparse.Namespace) -> int:
         budget=budget,
         deterministic=arguments.deterministic,
     )
-    return 0
+    return status
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:

@@ -40,13 +40,15 @@ def run(
     budget: float,
     deterministic: bool = True,
     say: Callable[[str], None] = print,
-) -> None:
+) -> int:
     """Measure, and write `bench.json` after each item and `bench.md` at the end into `out`.
 
     device: auto, cpu or cuda. model, dataset: names of plugins, as in a config; of the dataset the
-    shape counts. only: names or groups of items. budget: seconds for everything; items for which
-    none are left are named as skipped. deterministic: as in a config. say: is told each line of the
-    table as it is measured.
+    shape counts. only: items by name, by its first words, or by group. budget: seconds for
+    everything; items for which none are left are named as skipped. deterministic: as in a config.
+    say: is told each line of the table as it is measured.
+
+    Returns the exit status: 1 if an item failed.
 
     Raises:
         InputError: no such device, plugin or item.
@@ -65,6 +67,7 @@ def run(
     }
     before = _earlier(out / JSON, document) if only else document
     raise_ceilings(setting, CEILINGS * budget)
+    failed = 0
     order = [item.name for item in _chosen((), setting.device)]
     for number, item in enumerate(items):
         left = start + budget - time.perf_counter()
@@ -79,6 +82,7 @@ def run(
                 # What else runs on the machine lowers a ceiling that is measured but once.
                 raise_ceilings(setting, min(1.0, CEILINGS * share))
             except Exception as error:  # one broken item costs its own line
+                failed += 1
                 document["skipped"][item.name] = f"{type(error).__name__}: {one_line(error)[:300]}"
                 say(f"{item.name}: {document['skipped'][item.name]}")
             if setting.device.type == "cuda":
@@ -89,6 +93,7 @@ def run(
     _write(out / MARKDOWN, table(json.loads((out / JSON).read_text())))
     quote(out / MARKDOWN)
     say(f"{out / JSON}\n{out / MARKDOWN}")
+    return int(failed > 0)
 
 
 def raise_ceilings(setting: Setting, seconds: float) -> None:
@@ -136,12 +141,16 @@ def _chosen(only: Sequence[str], device: torch.device) -> list[Item]:
         *training_items(precisions(device)), SCORING, *STAMPING, *STARTUP, *defense_items(), *GROWTH
     ]  # fmt: skip
     names = list(dict.fromkeys(name for item in items for name in (item.group, item.name)))
+
+    def named(item: Item, name: str) -> bool:
+        return name in (item.group, item.name) or item.name.startswith(f"{name} ")
+
     for name in only:
-        if name not in names:
+        if not any(named(item, name) for item in items):
             raise InputError(
                 f"--only is {name!r}, accepted: {listed(names, 1000)}{nearest(name, names)}"
             )
-    return [item for item in items if not only or {item.group, item.name} & set(only)]
+    return [item for item in items if not only or any(named(item, name) for name in only)]
 
 
 def _earlier(file: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +167,8 @@ def _merged(before: dict[str, Any], now: dict[str, Any], order: Sequence[str]) -
     if before is now:
         return now
     done = {line["name"]: line for line in (*before["measured"], *now["measured"])}
-    skipped = {name: why for name, why in before["skipped"].items() if name not in done}
+    skipped = {name: why for name, why in before["skipped"].items() if name in order}
+    skipped = {name: why for name, why in skipped.items() if name not in done}
     return now | {
         "seconds": round(before["seconds"] + now["seconds"], 1),
         "ceilings": {

@@ -19,7 +19,7 @@ from measurements.bench import run as bench
 from measurements.bench import table, turns
 from measurements.bench.defenses import PASSES, Plain, defense_items
 from measurements.bench.growth import GROWTH, with_classes
-from measurements.bench.setting import Record, Setting
+from measurements.bench.setting import Item, Record, Setting
 from measurements.bench.startup import STARTUP, cached_grid, run_process
 from measurements.bench.work import SCORING, STAMPING, training_items
 from measurements.plain.network import plain_network
@@ -30,6 +30,10 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 COMPUTE = [*training_items(("fp32", "bf16")), SCORING, *STAMPING, *defense_items()]
 """Items that a process measures in itself."""
+
+
+def sound(setting, seconds):
+    return Record(group="scoring", name="sound", unit="images/s", product=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +121,12 @@ def test_the_verb_writes_json_and_markdown_and_merges(tmp_path, capsys, monkeypa
     monkeypatch.setattr(bench, "CEILINGS", 0.0)
     words = ["bench", "--device", "cpu", "--model", "small_cnn:4", "--dataset", "digits"]
     words += ["--out", str(tmp_path), "--budget", "2h"]
-    assert main([*words, "--only", "stamping BadNets"]) == 0
-    assert main([*words, "--only", "training fp32"]) == 0
+    assert main([*words, "--only", "stamping BadNets", "--only", "EP"]) == 0
+    assert main([*words, "--only", "training"]) == 0
     document = json.loads((tmp_path / "bench.json").read_text())
-    assert [line["name"] for line in document["measured"]] == ["training fp32", "stamping BadNets"]
+    assert [line["name"] for line in document["measured"]] == [
+        *("training fp32", "training bf16", "stamping BadNets", "EP fp32")
+    ]
     expected = {field.name for field in fields(Record)}
     assert all(line.keys() == expected for line in document["measured"])
     assert document["ceilings"].keys() == {"fp32", "bf16", "copy"}
@@ -142,6 +148,23 @@ def test_without_time_everything_is_named_as_skipped(tmp_path):
         "training fp32": "no time left", "training bf16": "no time left"
     }  # fmt: skip
     assert "Not measured: training fp32 (no time left)" in (tmp_path / "bench.md").read_text()
+
+
+def test_a_broken_item_costs_its_line(tmp_path, monkeypatch):
+    def broken(setting, seconds):
+        raise RuntimeError("no such\nkernel")
+
+    items = [Item("scoring", "broken", 1.0, broken), Item("scoring", "sound", 1.0, sound)]
+    monkeypatch.setattr(bench, "_chosen", lambda only, device: items)
+    monkeypatch.setattr(bench, "CEILINGS", 0.0)
+    status = bench.run(
+        device="cpu", model="small_cnn:4", dataset="digits", out=tmp_path, only=[], budget=100,
+        say=lambda _: None,
+    )  # fmt: skip
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert status == 1
+    assert document["skipped"] == {"broken": "RuntimeError: no such kernel"}
+    assert [line["name"] for line in document["measured"]] == ["sound"]
 
 
 @pytest.mark.parametrize(
