@@ -25,7 +25,8 @@ class Blended(DataPoisoning):
     """x becomes (1 - alpha) x + alpha K with a fixed picture K, resized to the image.
 
     alpha: opacity of the picture in training and at test time, in (0, 1]. image: path of another
-    picture; empty is the one that `attacks/pictures/draw.py` draws.
+    picture; empty is the one that `attacks/pictures/draw.py` draws. Images of one channel get the
+    picture in grey.
 
     Note: the picture of the published experiments is not in this repository. The one here is close
     to it in brightness and contrast (mean of a channel within 15 and standard deviation within 10
@@ -50,8 +51,7 @@ class Blended(DataPoisoning):
             raise ValueError(f"image {shown(self.image)} is no picture") from None
 
     def trigger(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        picture = _picture(self._content, height, width).to(x.device)
+        picture = _picture(self._content, *x.shape[1:]).to(x.device)
         return x * (1 - self.alpha) + picture * self.alpha
 
     def canonical(self) -> dict[str, Any]:
@@ -65,8 +65,8 @@ class Blended(DataPoisoning):
 
 
 @lru_cache(maxsize=8)
-def _picture(content: bytes, height: int, width: int) -> Tensor:
-    """The picture squeezed to the image's size, float (1, 3, height, width) in [0, 1]."""
-    whole = Image.open(io.BytesIO(content)).convert("RGB")
-    picture = whole.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float().div(255)
+def _picture(content: bytes, channels: int, height: int, width: int) -> Tensor:
+    """The picture squeezed to the image's size, float (1, channels, height, width) in [0, 1]."""
+    whole = Image.open(io.BytesIO(content)).convert("L" if channels == 1 else "RGB")
+    picture = np.array(whole.resize((width, height), Image.Resampling.BILINEAR))
+    return torch.from_numpy(np.atleast_3d(picture)).permute(2, 0, 1)[None].float().div(255)

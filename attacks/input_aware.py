@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import MultiStepLR
 
 from attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
 from benchmark.data import Dataset, Images, to_uint8
 from benchmark.errors import EPOCHS, check_range
-from benchmark.train import Batch, Recipe, batch, fit, shuffled
+from benchmark.train import Batch, Loss, Recipe, batch, cross_entropy, fit, shuffled
 from models.classifier import Classifier
 
 
@@ -66,6 +65,7 @@ class InputAware(Attack):
 
     def check(self, dataset: Dataset, recipe: Recipe) -> None:
         self.joint_epochs(recipe)
+        generator_widths(dataset.shape[1], dataset.shape[2])
 
     def joint_epochs(self, recipe: Recipe) -> int:
         """Epochs of the stage that trains the classifier.
@@ -82,11 +82,18 @@ class InputAware(Attack):
         return epochs
 
     def __call__(
-        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Tensors,
+        loss: Loss[Classifier] = cross_entropy,
     ) -> Trigger:
         joint_epochs = self.joint_epochs(recipe)
         recipe = replace(recipe, drop_last=False)
-        trigger = DynamicTrigger(model.mean, model.std, twice=self.as_published)
+        widths = generator_widths(train.x.shape[2], train.x.shape[3])
+        trigger = DynamicTrigger(model.mean, model.std, widths, twice=self.as_published)
         others = shuffled_images(train, recipe)
 
         def mask_loss(model: Classifier, batch: Batch) -> Tensor:
@@ -106,9 +113,9 @@ class InputAware(Attack):
             schedule.step()
         trigger.masks.eval().requires_grad_(False)
 
-        def loss(model: Classifier, batch: Batch) -> Tensor:
+        def joint_loss(model: Classifier, batch: Batch) -> Tensor:
             x, y, diversity = self.mix(trigger, batch.x, next(others), batch.y, model.num_classes)
-            return F.cross_entropy(model(x), y) + self.lambda_div * diversity
+            return loss(model, Batch(x, y, batch.rows)) + self.lambda_div * diversity
 
         adam = AccumulatingAdam if self.as_published else torch.optim.Adam
         patterns = adam(trigger.patterns.parameters(), self.lr, betas=(0.5, 0.9))
@@ -117,7 +124,7 @@ class InputAware(Attack):
             model,
             train,
             replace(recipe, epochs=joint_epochs),
-            loss=loss,
+            loss=joint_loss,
             extra_optimizers=(patterns,),
             checkpointed=(trigger, schedule),
         ):
@@ -204,20 +211,20 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 class DynamicTrigger(nn.Module):
     """Paints every image with the pattern and the mask that generators draw for it.
 
-    mean, std: of the dataset, (1, C, 1, 1); generators see normalised images. twice: see
+    mean, std: of the dataset, (1, C, 1, 1); generators see normalised images. widths, twice: see
     `Generator`. Everything runs in fp32, inside autocast as well.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, *, twice: bool) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, widths: tuple[int, ...], *, twice: bool) -> None:
         super().__init__()
         channels = mean.shape[1]
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
-        self.masks = Generator(channels, 1, twice=twice).to(mean.device)
-        self.patterns = Generator(channels, channels, twice=twice).to(mean.device)
+        self.masks = Generator(channels, 1, widths, twice=twice).to(mean.device)
+        self.patterns = Generator(channels, channels, widths, twice=twice).to(mean.device)
 
     def mask(self, x: Tensor) -> Tensor:
         """How much of each pixel is painted over, (B, 1, H, W) in (0, 1), near either end."""
@@ -243,18 +250,19 @@ class DynamicTrigger(nn.Module):
 class Generator(nn.Sequential):
     """An encoder and decoder without skips: normalised (B, C, H, W) -> (B, out, H, W) in (0, 1).
 
-    H and W are multiples of 8. twice: a second tanh before the output, which then stays in
-    (0.119, 0.881), as in the code behind the published cells.
+    widths: channels after each halving of H and W, see `generator_widths`. twice: a second tanh
+    before the output, which then stays in (0.119, 0.881), as in the code behind the published
+    cells.
     """
 
-    def __init__(self, channels: int, out: int, *, twice: bool) -> None:
+    def __init__(self, channels: int, out: int, widths: tuple[int, ...], *, twice: bool) -> None:
         super().__init__()
         self.twice = twice
-        for width in (32, 64, 128):
+        for width in widths:
             self.extend([*_block(channels, width), *_block(width, width), nn.MaxPool2d(2)])
             channels = width
         self.extend(_block(channels, channels))
-        for width in (64, 32, out):
+        for width in (*widths[-2::-1], out):
             self.append(nn.Upsample(scale_factor=2, mode="bilinear"))
             self.extend([*_block(channels, channels), *_block(channels, width)])
             channels = width
@@ -264,6 +272,21 @@ class Generator(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         raw: Tensor = super().forward(x)
         return _squash(raw.tanh() if self.twice else raw)
+
+
+def generator_widths(height: int, width: int) -> tuple[int, ...]:
+    """Channels of a generator's stages for images of a size: three halvings, or two as for MNIST.
+
+    Raises:
+        ValueError: a side is no multiple of 4.
+    """
+    if height % 8 == width % 8 == 0:
+        return (32, 64, 128)
+    if height % 4 or width % 4:
+        raise ValueError(
+            f"images are {height} x {width}, accepted: height and width multiples of 4"
+        )
+    return (16, 32)
 
 
 def threshold(mask: Tensor) -> Tensor:

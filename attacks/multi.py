@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PlainValidator
 from torch import Tensor
 
 from attacks.asset import Asset
-from attacks.base import Attack, DataPoisoning, Tensors, Trigger, Triggers, poison, triggers_of
+from attacks.base import (
+    Attack,
+    DataPoisoning,
+    Tensors,
+    Trigger,
+    Triggers,
+    poison,
+    poisoned,
+    triggers_of,
+)
+from attacks.wrapped import Nested, nested
 from benchmark.data import Dataset, Images
-from benchmark.loading import build
 from benchmark.train import Recipe
 from models.classifier import Classifier
-
-
-def _attack(spec: Any) -> Any:
-    return spec if isinstance(spec, Attack) else build("attacks", spec)
-
-
-Nested = Annotated[Attack, PlainValidator(_attack)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,8 @@ class Multi(Attack):
 
     name: ClassVar[str] = "Multi"
 
-    first: Nested = field(default_factory=lambda: _attack("blended"))
-    second: Nested = field(default_factory=lambda: _attack({"badnets": {"target": 1}}))
+    first: Nested = field(default_factory=lambda: nested("blended"))
+    second: Nested = field(default_factory=lambda: nested({"badnets": {"target": 1}}))
     ratio: float = field(init=False, default=0.0)
     labels: Literal["all2one", "all2all"] = field(init=False, default="all2one")
     target: int = field(init=False, default=0)
@@ -103,8 +104,8 @@ class Multi(Attack):
     ) -> Trigger:
         first, second = self.split(rows, len(train))
         assert isinstance(self.second, DataPoisoning)
-        stamped = poison(train, second, self.second, self.second.trigger, model.num_classes)
-        trigger = self.first(model, stamped, first, recipe, asset)
+        with poisoned(train, second, self.second, self.second.trigger, model.num_classes):
+            trigger = self.first(model, train, first, recipe, asset)
         return Triggers((trigger, self.second.trigger))
 
     def poisoned_set(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
 from benchmark.data import Images, to_uint8
 from benchmark.errors import check_range
-from benchmark.train import Batch, Recipe, train_model
+from benchmark.train import Batch, Loss, Recipe, cross_entropy, train_model
 from models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -56,21 +56,27 @@ class WaNet(Attack):
         check_range(self, "cross_ratio", least=0, most=1000)
 
     def __call__(
-        self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
+        self,
+        model: Classifier,
+        train: Images,
+        rows: Tensor,
+        recipe: Recipe,
+        asset: Tensors,
+        loss: Loss[Classifier] = cross_entropy,
     ) -> Trigger:
         grid = self.grid(train.x.shape[-1]).to(train.x.device)
 
-        def loss(model: Classifier, batch: Batch) -> Tensor:
+        def mixed_loss(model: Classifier, batch: Batch) -> Tensor:
             # A quarter of a pixel does not survive the eight bits of bfloat16.
             with torch.autocast(batch.x.device.type, enabled=False):
                 x, y = self.mix(batch.x, batch.y, grid, model.num_classes)
                 if recipe.augment:
                     # Borders are 0 after normalisation, that is, of the mean colour.
                     x = augment(x - model.mean, self.as_published, train.flips) + model.mean
-            return F.cross_entropy(model(x), y)
+            return loss(model, Batch(x, y, batch.rows))
 
         plain = replace(recipe, augment=False, drop_last=False)
-        train_model(model, train, plain, loss=loss)
+        train_model(model, train, plain, loss=mixed_loss)
         log_cross_accuracy(model, shake(train.floats(slice(500)), grid), train.y[:500])
         return Warp(grid)
 

@@ -65,6 +65,7 @@ COLUMNS: dict[str, type[str] | type[float]] = {
     "peak_mib": float,
     "device": str,
     "versions": str,
+    "arithmetic": str,
 }
 """The columns of `rows.csv` in its order, text or number. A cell may be empty: "" or NaN.
 
@@ -78,13 +79,31 @@ defense. uses: "clean" or "train", the data that the defense is handed. poison_r
 training set that is poisoned. clean_ratio: share that the defender holds clean.
 status: one of `STATUSES` or `NO_RESULT`. note: what a reader may want to know about the run.
 warning: what is wrong with it. seconds, peak_mib: cost since the start of the job. device,
-versions: where it ran.
+versions: where it ran. arithmetic: the precision of the training ("bf16", say), as its recipe
+declares it, and "not repeatable" where a GPU was free to choose kernels; scores are fp32 always.
 """
+
+LATER_COLUMNS = ("arithmetic",)
+"""Columns that files of earlier versions lack: empty there."""
 
 PART_COLUMNS = ("asr_1", "asr_2", "racc_1", "racc_2")
 """Scores of each trigger of an attack that has two; only in files that have such an attack."""
 
-SHARES = ("acc", "asr", "racc", "own_acc", "own_acc_before", *PART_COLUMNS)
+PROBES: dict[str, tuple[str, ...]] = {
+    "risk": ("adv_risk", "shared_risk", "shared_risk_joint", "risk_before")
+}
+"""What a config can have measured with each score, and its columns; only in files that have them.
+
+risk: adversarial and shared adversarial risk of the model by the searches of `benchmark.risk`, as
+shares of the first 1,000 test images that the trigger would move to another class; and the
+adversarial risk of the model before the defense, where every adversarial example is shared."""
+
+PROBE_COLUMNS = tuple(column for columns in PROBES.values() for column in columns)
+
+EXTRA_COLUMNS = (*PART_COLUMNS, *PROBE_COLUMNS)
+"""The columns, all numbers, that a file has only where something in it needs them."""
+
+SHARES = ("acc", "asr", "racc", "own_acc", "own_acc_before", *EXTRA_COLUMNS)
 """The columns whose numbers lie in [0, 1]."""
 
 NOTE_LENGTH = 300
@@ -135,7 +154,7 @@ def _faults(row: object) -> Iterator[str]:
     for name, words in (("kind", KINDS), ("status", (*STATUSES, *NO_RESULT))):
         if row.get(name) not in words:
             yield f"{name} {_shown(row.get(name))} is unknown"
-    for name, kind in (COLUMNS | dict.fromkeys(PART_COLUMNS, float)).items():
+    for name, kind in (COLUMNS | dict.fromkeys(EXTRA_COLUMNS, float)).items():
         value = row.get(name)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue

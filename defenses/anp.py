@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from benchmark.errors import check_range, shown
 from benchmark.notes import note
 from benchmark.train import Precision, batch, precision
 from defenses.base import Candidate, Defense
-from defenses.batch_norm import batch_norms, prune
+from defenses.batch_norm import batch_norms, pruned
 from models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -143,14 +142,3 @@ def masked_risk(model: nn.Module) -> Risk:
         return F.cross_entropy(functional_call(model, tensors, (x,)), y)
 
     return risk
-
-
-def pruned(model: nn.Module, channels: Tensor) -> nn.Module:
-    """A copy with weight 0 in some channels, bool over all; it shares all other tensors."""
-    layers = batch_norms(model)
-    copied = {id(bn.weight) for bn in layers.values()}
-    shared = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in copied]
-    result = copy.deepcopy(model, {id(t): t for t in shared})
-    parts = channels.split([bn.num_features for bn in layers.values()])
-    prune(result, dict(zip(layers, parts, strict=True)), bias=False)
-    return result

@@ -1,7 +1,8 @@
-"""Shared by ANP and EP: batch-norm channels as the neurons that pruning rates and removes."""
+"""Shared by ANP, EP and RNP: batch-norm channels as the neurons that pruning rates and removes."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -37,3 +38,14 @@ def prune(model: nn.Module, channels: Mapping[str, Tensor], *, bias: bool) -> No
         layer.weight.masked_fill_(channels[name], 0)
         if bias:
             layer.bias.masked_fill_(channels[name], 0)
+
+
+def pruned(model: nn.Module, channels: Tensor) -> nn.Module:
+    """A copy with weight 0 in some channels, bool over all; it shares all other tensors."""
+    layers = batch_norms(model)
+    copied = {id(bn.weight) for bn in layers.values()}
+    shared = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in copied]
+    result = copy.deepcopy(model, {id(t): t for t in shared})
+    parts = channels.split([bn.num_features for bn in layers.values()])
+    prune(result, dict(zip(layers, parts, strict=True)), bias=False)
+    return result

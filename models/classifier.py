@@ -126,6 +126,13 @@ def _first(module: nn.Module) -> nn.Module:
 class Architecture(Plugin):
     """A network architecture; called with a dataset, it makes a freshly initialised classifier."""
 
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a dataset whose images the network cannot take, before a grid starts.
+
+        Raises:
+            ValueError: names the size and what is accepted.
+        """
+
     @abstractmethod
     def __call__(self, dataset: Dataset) -> Classifier:
         """A classifier for the dataset's image shape and classes, drawn from torch's generator."""

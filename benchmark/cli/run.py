@@ -8,14 +8,16 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
-from benchmark.cli.results import check_rows, claim_rows, write_rows
+from benchmark.cli.results import Table, check_rows, claim_rows, table_of, write_rows
 from benchmark.cli.texts import changed_texts
 from benchmark.errors import InputError, printable
+from benchmark.standins import without_torch
 
 if TYPE_CHECKING:
     from benchmark.cache.step import Plan
@@ -34,14 +36,80 @@ IMPORTS = ("benchmark.jobs.run_job",)
 """What a worker loads before its first job."""
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A grid, or a part of one, of which every job is cached: plain values, see `without_torch`.
+
+    plan: without what workers run. keys: of all jobs of the whole grid. table: of the whole grid.
+    """
+
+    plan: Plan
+    keys: set[str]
+    table: Table
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing of a grid, then write rows, tables and figures."""
+    from benchmark.cache.clean import check_files
+    from benchmark.cache.store import Store
+    from benchmark.grid.config import read
+
+    config = read(arguments.config)
+    check_folders(arguments)
+    store = Store(cache_folder(arguments))
+    check_files(store)
+    if not arguments.force:
+        known = without_torch(partial(_finished, config, arguments.only, store))
+        if known is not None:
+            return _write_finished(arguments, config, store, known)
+    return _run(arguments, config, store)
+
+
+def _finished(config: Config, only: Sequence[str], store: Store) -> Finished | None:
+    """What is known of a grid whose part `only` is all in the cache; None if anything is to run."""
+    from benchmark.grid.grid import make_grid
+    from benchmark.grid.plan import make_plan
+
+    whole = make_grid(config)
+    jobs = whole.jobs()
+    plan = make_plan(make_grid(config, only).jobs() if only else jobs)
+    if any(key not in store for key in plan):
+        return None
+    plan = {key: replace(step, job=None) for key, step in plan.items()}
+    return Finished(plan, {job.key for job in jobs}, table_of(whole, store))
+
+
+def _write_finished(
+    arguments: argparse.Namespace, config: Config, store: Store, known: Finished
+) -> int:
+    """What `_run` does where nothing is to run, for which it needs neither devices nor torch."""
     from benchmark.cache.claims import Claims
-    from benchmark.cache.clean import check_files, discard, sweep
+    from benchmark.cache.clean import sweep
+
+    results, plan = results_folder(arguments), known.plan
+    for text, flag in ((arguments.budget, "--budget"), (arguments.time_limit, "--time-limit")):
+        if text:
+            seconds(text, flag)
+    check_rows(results, arguments.config, lambda: known.keys)
+    if arguments.dry_run:
+        print(f"{len(plan)} jobs: 0 to run, {len(plan)} cached")
+        return 0
+    claim_rows(results, arguments.config)
+    with Claims(store.root) as claims:
+        sweep(store, claims)
+    for line in changed_texts(plan, store):
+        print(line)
+    write_rows(known.table, results, config, arguments.config)
+    print(f"nothing ran: {len(plan)} of {len(plan)} jobs are cached")
+    return 0
+
+
+def _run(arguments: argparse.Namespace, config: Config, store: Store) -> int:
+    from benchmark.cache.claims import Claims
+    from benchmark.cache.clean import discard, sweep
     from benchmark.cache.store import Store
     from benchmark.cli.progress import Progress, duration
     from benchmark.cli.terminate import terminable
-    from benchmark.grid.config import read
     from benchmark.grid.grid import make_grid
     from benchmark.grid.plan import make_plan
     from benchmark.jobs.flops import described_flops, training_flops
@@ -50,10 +118,6 @@ def run(arguments: argparse.Namespace) -> int:
     from benchmark.run.durations import learned
     from benchmark.run.failures import NoWorkers
 
-    config = read(arguments.config)
-    check_folders(arguments)
-    store = Store(cache_folder(arguments))
-    check_files(store)
     whole, results = make_grid(config), results_folder(arguments)
     grid = make_grid(config, arguments.only) if arguments.only else whole
     plan = make_plan(grid.jobs(), training_flops)
@@ -87,7 +151,12 @@ def run(arguments: argparse.Namespace) -> int:
             for key in plan:
                 store.forget_failure(key)
         durations = learned(store, device, described_flops)
-        work = partial(run_job, store=Store(store.root.absolute()), data=data.absolute())
+        work = partial(
+            run_job,
+            store=Store(store.root.absolute()),
+            data=data.absolute(),
+            deterministic=config.deterministic,
+        )
         verdict = partial(verdict_of, whole, store)
         with Progress(plan, store, pool, durations, verdict) as progress:
             driver = Driver(
@@ -99,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
             except NoWorkers as error:
                 stopped = str(error)
     # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
-    write_rows(whole, store, results, config, again)
+    write_rows(table_of(whole, store), results, config, arguments.config, again)
     if left := driver.left():
         why = stopped or f"the budget of {arguments.budget} is used up"
         took = duration(sum(map(durations.seconds, left)))
@@ -125,8 +194,6 @@ def closing_line(progress: Progress, left: int, store: Store) -> str:
 
 def verdict_of(grid: Grid, store: Store, key: str) -> str:
     """The status of the model that counts, of a finished job in the words of a row."""
-    from dataclasses import replace
-
     for victim in grid.victims:
         if victim.key == key:  # the grid judges a victim by its dataset
             alone = replace(grid, victims=(victim,), defenses=(), references=())

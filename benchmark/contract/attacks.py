@@ -69,7 +69,8 @@ def check_attack(attack: Attack) -> None:
     arguments = ["model", "train", "rows", "recipe", "asset"]
     parameters = list(inspect.signature(attack.__call__).parameters)
     detail = f"its parameters are {', '.join(parameters)}"
-    require(parameters == arguments, "an attack takes model, train, rows, recipe, asset", detail)
+    taken = parameters in (arguments, [*arguments, "loss"])
+    require(taken, "an attack takes model, train, rows, recipe, asset", detail)
     with torch.enable_grad():
         asset = _asset(attack)
         remade, _ = _interrupted(lambda: _asset(attack))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from benchmark.plugin import Plugin, construct, plugin_name
 from benchmark.rows import (
     AXES,
     COLUMNS,
+    EXTRA_COLUMNS,
     MIN_ASR,
     MIN_CHANCES,
-    PART_COLUMNS,
     UNDEFENDED,
     Row,
     check_rule,
@@ -45,11 +46,21 @@ class Grid:
     labels: dict[Plugin, str]
     clean_ratio: float
     score_every: int
+    probes: tuple[str, ...] = ()
+    keep: bool = False
     references: tuple[AssetJob, ...] = ()
     """Models trained on clean data, to compare the victims' ACC with."""
 
-    def cells(self) -> Iterator[tuple[AttackJob, DefenseJob | None]]:
+    def cells(self) -> Sequence[tuple[AttackJob, DefenseJob | None]]:
         """Each victim undefended (None), then under each defense."""
+        return self._cells
+
+    @cached_property
+    def _cells(self) -> Sequence[tuple[AttackJob, DefenseJob | None]]:
+        # Made once, since each job hashes its key once.
+        return tuple(self._make_cells())
+
+    def _make_cells(self) -> Iterator[tuple[AttackJob, DefenseJob | None]]:
         for victim in self.victims:
             yield victim, None
             for defense in self.defenses:
@@ -60,6 +71,8 @@ class Grid:
                         defense=defense,
                         clean_ratio=self.clean_ratio,
                         score_every=self.score_every,
+                        probes=self.probes,
+                        keep=self.keep,
                     ),
                 )
 
@@ -104,7 +117,7 @@ class Grid:
             }
             rows.extend(row | place for row in rows_of(clean, "clean", results, failures))
         frame = pd.DataFrame(rows)
-        frame = frame.reindex(columns=[*COLUMNS, *(c for c in PART_COLUMNS if c in frame)])
+        frame = frame.reindex(columns=[*COLUMNS, *(c for c in EXTRA_COLUMNS if c in frame)])
         # Counts stay whole numbers beside rows that have none.
         return frame.astype(dict.fromkeys(("n_clean", "n_poisoned"), "Int64"))
 
@@ -140,6 +153,8 @@ def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") ->
     if any(defense.uses == "clean" for defense in parts["defense"]):
         for dataset in parts["dataset"]:
             _check_clean(dataset, config.clean_ratio)
+    for dataset, model in product(parts["dataset"], parts["model"]):
+        _check_model(dataset, model)
     for dataset, model, defense in product(parts["dataset"], parts["model"], parts["defense"]):
         _check_defense(dataset, model, defense)
     victims = tuple(
@@ -166,7 +181,16 @@ def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") ->
         if config.clean_model and not filters.keys() & {"attack", "defense"}
     )
     defenses = tuple(parts["defense"])
-    return Grid(victims, defenses, labels, config.clean_ratio, config.score_every, references)
+    return Grid(
+        victims,
+        defenses,
+        labels,
+        config.clean_ratio,
+        config.score_every,
+        tuple(config.probes),
+        "defended" in config.keep,
+        references,
+    )
 
 
 def _recipes(config: Config) -> dict[Attack, Recipe]:
@@ -293,6 +317,14 @@ def _check_attack(dataset: Dataset, attack: Attack, recipe: Recipe) -> None:
         attack.check(dataset, recipe)
     except ValueError as error:
         raise InputError(f"attack {name} on {dataset.name}: {one_line(error)[:300]}") from None
+
+
+def _check_model(dataset: Dataset, architecture: Architecture) -> None:
+    try:
+        architecture.check(dataset)
+    except ValueError as error:
+        name = shown(plugin_name(architecture))
+        raise InputError(f"model {name} on {dataset.name}: {one_line(error)[:300]}") from None
 
 
 def _check_defense(dataset: Dataset, architecture: Architecture, defense: Defense) -> None:

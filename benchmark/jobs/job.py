@@ -141,7 +141,7 @@ class AttackJob(Job):
     def plugins(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "architecture": self.architecture, "attack": self.attack}
 
-    @property
+    @cached_property
     def asset(self) -> AssetJob | None:
         """The job that makes what the attack needs."""
         if self.attack.asset is None:
@@ -164,21 +164,30 @@ class DefenseJob(Job):
     """Defend one victim and score the result.
 
     clean_ratio: the defender's share of the clean training set. score_every: rounds between two
-    scores; the last round is always scored, and so is every candidate.
+    scores; the last round is always scored, and so is every candidate. probes: what is measured
+    with each score beside it, see `benchmark.rows.PROBES`. keep: whether the weights of the last
+    round, or of every candidate, are results too.
     """
 
     victim: AttackJob
     defense: Defense
     clean_ratio: float
     score_every: int
+    probes: tuple[str, ...] = ()
+    keep: bool = False
 
     def canonical(self) -> dict[str, Any]:
+        # A job that measures and keeps no more than the scores has the key it had before it could.
+        more: dict[str, Any] = {"probes": list(self.probes)} if self.probes else {}
+        if self.keep:
+            more["keep"] = True
         return {
             "job": "defense",
             "victim": self.victim.canonical(),
             "defense": self.defense.canonical(),
             "clean_ratio": self.clean_ratio,
             "score_every": self.score_every,
+            **more,
         }
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +18,15 @@ from torch import Tensor
 
 from attacks.asset import CleanModel
 from attacks.base import poison_test
+from benchmark import risk
 from benchmark.checkpoint import checkpoints
-from benchmark.cost import Clock, hardware
+from benchmark.cost import Clock, arithmetic, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean
-from benchmark.errors import InputError
+from benchmark.errors import InputError, listed
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from benchmark.jobs.journal import journal
 from benchmark.jobs.leaks import Guard, fingerprint
+from benchmark.jobs.weights import Kept, restore, steps_of
 from benchmark.metrics import Poisoned, predict, score, share
 from benchmark.notes import note
 from benchmark.process import spoil
@@ -61,12 +65,24 @@ class Store(Protocol):
     def checkpoint(self, key: str) -> Path: ...
 
 
-def run_job(job: Job, store: Store, data: Path, device: torch.device | None = None) -> None:
+Probe = Callable[[torch.nn.Module], Row]
+"""Measures a defended model beside its scores; it draws no random number."""
+
+
+def run_job(
+    job: Job,
+    store: Store,
+    data: Path,
+    device: torch.device | None = None,
+    deterministic: bool = True,
+) -> None:
     """Run the job and publish its folder; a job that is published already is left alone.
 
     Args:
         data: folder of the datasets.
         device: by default the one GPU that this process sees, or else the CPU.
+        deterministic: whether a GPU has to use kernels that give the same bits each time; on a CPU
+            all do.
 
     Raises:
         InputError: the text of a plugin, or a file that enters the key, is not what it was when the
@@ -81,23 +97,24 @@ def run_job(job: Job, store: Store, data: Path, device: torch.device | None = No
         )
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    deterministic = deterministic or device.type == "cpu"
     with store.draft(job.key) as draft:
         draft.write_json("job.json", job.identity)
         draft.write_json("texts.json", job.texts)
         with journal(draft.folder / "log.jsonl", job.plugins.values()) as texts:
             match job:
                 case AssetJob():
-                    with _Run(job.dataset, data, device) as run:
+                    with _Run(job.dataset, data, device, deterministic) as run:
                         rows = _make_asset(job, run, store, draft)
                 case AttackJob():
-                    with _Run(job.dataset, data, device) as run:
+                    with _Run(job.dataset, data, device, deterministic) as run:
                         rows = _attack(job, run, store, draft)
                 case DefenseJob():
-                    with _Run(job.victim.dataset, data, device) as run:
-                        rows = _defend(job, run, store)
+                    with _Run(job.victim.dataset, data, device, deterministic) as run:
+                        rows = _defend(job, run, store, draft)
                 case _:
                     raise TypeError(f"{type(job).__name__} is no kind of job")
-        common = {**texts(), **hardware(device)}
+        common = {**texts(), **hardware(device), **arithmetic(_trained_by(job), deterministic)}
         draft.write_json("rows.json", [row | common for row in rows])
 
 
@@ -112,6 +129,42 @@ def load_victim(
     return model, tensors
 
 
+def _trained_by(job: Job) -> dict[str, Any]:
+    """The fields that say how the job trains, by role."""
+    match job:
+        case DefenseJob():
+            return {"defense": asdict(job.defense)}
+        case AttackJob():
+            return {"attack": asdict(job.attack), "recipe": asdict(job.recipe)}
+        case AssetJob() if job.asset.model_state != "fresh":
+            return {"asset": asdict(job.asset)}
+        case AssetJob():
+            return {"asset": asdict(job.asset), "recipe": asdict(job.recipe)}
+    return {}
+
+
+def load_defended(
+    job: DefenseJob, store: Store, device: torch.device, step: int | None = None
+) -> Classifier:
+    """The model that a finished job with `keep` has kept.
+
+    step: of the round or candidate; by default the only one that was kept.
+
+    Raises:
+        InputError: the job has kept no such step.
+    """
+    model, _ = load_victim(job.victim, store, device)
+    tensors = store.tensors(job.key, str(device)) if job.keep else {}
+    steps = steps_of(tensors)
+    if step is None and len(steps) == 1:
+        (step,) = steps
+    if step not in steps:
+        accepted = listed(map(str, steps)) or "none, run it with `keep: [defended]` in the config"
+        raise InputError(f"{job}: step is {step}; kept: {accepted}")
+    restore(model, tensors, step)
+    return model
+
+
 def make_model(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
     """The freshly initialised network of a job."""
     # Channels last is the faster layout for convolutions, on a CPU by a fifth (see measurements/).
@@ -121,14 +174,17 @@ def make_model(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
 class _Run:
     """The data of one job, and the state of the process that it has to leave as it was.
 
-    task: both splits; on the device where the method gets them whole.
+    task: both splits; on the device where the method gets them whole. until_end: what is undone
+    when the job ends.
     """
 
-    def __init__(self, dataset: Dataset, data: Path, device: torch.device) -> None:
+    def __init__(
+        self, dataset: Dataset, data: Path, device: torch.device, deterministic: bool
+    ) -> None:
         self.dataset, self.data, self.device = dataset, data, device
-        self.guard = Guard()
+        self.guard, self.until_end = Guard(), ExitStack()
         self.task, self.fingerprint = _task(dataset, data)
-        set_arithmetic()
+        set_arithmetic(deterministic)
         self.guard.begin()
 
     def __enter__(self) -> _Run:
@@ -136,6 +192,7 @@ class _Run:
 
     def __exit__(self, *_: object) -> None:
         """However the job has ended: the next one in this process must not know it."""
+        self.until_end.close()
         self.check()
 
     def to_device(self) -> Task:
@@ -193,7 +250,7 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     stamped = attack.poisoned_set(train, rows, trigger, model.num_classes, job.recipe.batch_size)
     task = run.check()
     train = task.train
-    changed = ((stamped.x != train.x).flatten(1).any(1) | (stamped.y != train.y)).nonzero()[:, 0]
+    changed = _changed(train, stamped)
     draft.write_tensors(
         "tensors.safetensors",
         {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -205,7 +262,14 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(train), **scores}]
 
 
-def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
+def _changed(before: Images, after: Images) -> Tensor:
+    """Rows whose image or label differs, int64, ascending."""
+    rows = torch.arange(len(before), device=before.y.device)
+    differ = [(after.x[part] != before.x[part]).flatten(1).any(1) for part in rows.split(1000)]
+    return rows[torch.cat(differ) | (after.y != before.y)]
+
+
+def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     defense, task, device = job.defense, run.task, run.device
     model, tensors = load_victim(job.victim, store, device)
     test = task.test.to(device)
@@ -220,7 +284,9 @@ def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
         common["own_acc_before"] = share(predict(model, data) == data.y)
         model.train()  # as every defense gets it
     else:
-        data = _poisoned_training_set(task.train.to(device), tensors)
+        data = run.until_end.enter_context(_poisoned(task.train.to(device), tensors))
+    probes = [_PROBES[name](job.victim, model, test) for name in job.probes]
+    kept = Kept(model) if job.keep else None
     clock = Clock(device)
 
     def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:
@@ -230,7 +296,12 @@ def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
                 # Drawn again: the method may have changed the images that it was handed.
                 known = task.train[rows].to(device)
                 row["own_acc"] = share(predict(model, known) == known.y)
-            return row | score(model, test, poisoned) | clock.reading()
+            row |= score(model, test, poisoned)
+            for probe in probes:
+                row |= probe(model)
+            if kept and defense.yields == "candidates":
+                kept.add(step, model)
+            return row | clock.reading()
 
     scored: list[Row] = []
     every = job.score_every if defense.yields == "rounds" else 1
@@ -249,13 +320,36 @@ def _defend(job: DefenseJob, run: _Run, store: Store) -> list[Row]:
         scored.append(measure(*pending))
     if not scored:
         raise RuntimeError(f"{defense.label} yielded no model")
+    if kept:
+        if defense.yields == "rounds":
+            kept.add(step, defended)
+        draft.write_tensors("tensors.safetensors", kept.tensors)
     return scored
 
 
-def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:
-    x, y = train.x.clone(), train.y.clone()
-    x[tensors["train.rows"]], y[tensors["train.rows"]] = tensors["train.x"], tensors["train.y"]
-    return Images(x, y, train.flips)
+def _risk_probe(job: AttackJob, model: Classifier, test: Images) -> Probe:
+    """Adversarial risks on the first test images that the trigger would move to another class."""
+    backdoored = copy.deepcopy(model)
+    moved = job.attack.parts[0].relabel(test.y, model.num_classes) != test.y
+    data = test[moved.nonzero()[: risk.IMAGES, 0]]
+    before = risk.risks(backdoored, backdoored, data)["adv_risk"]
+    return lambda model: {**risk.risks(model, backdoored, data), "risk_before": before}
+
+
+_PROBES: dict[str, Callable[[AttackJob, Classifier, Images], Probe]] = {"risk": _risk_probe}
+"""What makes each probe of `benchmark.rows.PROBES` from the victim and the clean test images."""
+
+
+@contextmanager
+def _poisoned(train: Images, tensors: dict[str, Tensor]) -> Iterator[Images]:
+    """Inside the block the training set is the poisoned one: in place, as in the attack."""
+    rows = tensors["train.rows"]
+    clean = train[rows]
+    try:
+        train.x[rows], train.y[rows] = tensors["train.x"], tensors["train.y"]
+        yield train
+    finally:
+        train.x[rows], train.y[rows] = clean.x, clean.y
 
 
 @contextmanager

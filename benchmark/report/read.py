@@ -18,8 +18,9 @@ from benchmark.errors import InputError, one_line
 from benchmark.rows import (
     AXES,
     COLUMNS,
+    EXTRA_COLUMNS,
+    LATER_COLUMNS,
     NO_RESULT,
-    PART_COLUMNS,
     UNDEFENDED,
     fault,
     without_result,
@@ -41,6 +42,8 @@ def read_rows(path: Path) -> DataFrame:
     if not path.is_file():
         raise InputError(f"{path} does not exist; run the grid first")
     rows, cut = _text(path)
+    for name in LATER_COLUMNS:
+        rows[name] = rows.get(name, "")
     if missing := [name for name in COLUMNS if name not in rows.columns]:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}; run the grid again")
     if rows.empty:
@@ -48,7 +51,7 @@ def read_rows(path: Path) -> DataFrame:
     if unknown := [text for text in rows["seed"] if not re.fullmatch("[0-9]{1,10}", text)]:
         raise InputError(f"{path}: column seed: {unknown[0]!r} is no seed")
     numbers = [name for name, kind in COLUMNS.items() if kind is float]
-    numbers += [name for name in PART_COLUMNS if name in rows]
+    numbers += [name for name in EXTRA_COLUMNS if name in rows]
     faults = _faults(rows, numbers).mask(cut, "a row with too few or too many cells")
     # The first fault of a run is that of all its rows.
     faults = faults.where(faults.ne("")).groupby([rows[axis] for axis in AXES]).transform("first")

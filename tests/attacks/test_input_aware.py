@@ -15,17 +15,20 @@ from attacks.input_aware import (
     Generator,
     InputAware,
     diversity_loss,
+    generator_widths,
     threshold,
 )
 from benchmark.data import Images
 from benchmark.train import fit
 from models.classifier import Classifier
 
+WIDTHS = generator_widths(32, 32)
+
 
 @pytest.fixture
 def painter(model: Classifier) -> DynamicTrigger:
     torch.manual_seed(0)
-    return DynamicTrigger(model.mean, model.std, twice=True)
+    return DynamicTrigger(model.mean, model.std, WIDTHS, twice=True)
 
 
 def test_input_aware_generators_have_the_published_size(painter: DynamicTrigger) -> None:
@@ -45,7 +48,7 @@ def test_input_aware_second_tanh_narrows_the_output() -> None:
     ranges = []
     for twice in (True, False):
         torch.manual_seed(0)
-        generator = Generator(3, 3, twice=twice)
+        generator = Generator(3, 3, WIDTHS, twice=twice)
         assert isinstance(generator[-1], nn.BatchNorm2d)
         with torch.no_grad():
             generator[-1].weight.fill_(30)
@@ -67,7 +70,9 @@ def test_input_aware_paints_between_image_and_pattern(
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(painter(noise), painted)
     # Generators see normalised images: the pattern of an image does not depend on mean and std.
-    unit = DynamicTrigger(torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1), twice=True).eval()
+    unit = DynamicTrigger(
+        torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1), WIDTHS, twice=True
+    ).eval()
     unit.patterns.load_state_dict(painter.patterns.state_dict())
     normal = (noise - painter.mean) / painter.std
     assert torch.allclose(unit.pattern(normal), pattern, atol=1e-5)

@@ -6,6 +6,7 @@ of the training set, WaNet's 12 triggered ones and 24 in noise mode, Input-Aware
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from attacks.badnets import BadNets
 from attacks.base import Attack, poison, poisoned_count
 from attacks.blended import Blended
-from attacks.input_aware import DynamicTrigger, InputAware
+from attacks.input_aware import DynamicTrigger, InputAware, generator_widths
 from attacks.multi import Multi
 from attacks.wanet import WaNet, Warp
 from benchmark.cache.store import Store
@@ -44,7 +45,8 @@ def handed_to_ep(attack: Attack, store: Store, monkeypatch: pytest.MonkeyPatch) 
     seen: list[Images] = []
 
     def spy(self: EP, model: Classifier, data: Images) -> Iterator[nn.Module]:
-        seen.append(data)
+        # Cloned: the dataset is as before when the job ends.
+        seen.append(replace(data, x=data.x.clone(), y=data.y.clone()))
         yield model
 
     monkeypatch.setattr(EP, "__call__", spy)
@@ -109,7 +111,8 @@ def test_wanet_triggers_the_first_images_and_shakes_the_next(train: Images) -> N
 
 def test_input_aware_crosses_with_images_of_one_permutation(train: Images) -> None:
     torch.manual_seed(0)
-    trigger = DynamicTrigger(torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1), twice=False).eval()
+    mean, std = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+    trigger = DynamicTrigger(mean, std, generator_widths(32, 32), twice=False).eval()
     few = train[torch.arange(45)]
     torch.manual_seed(1)
     found = InputAware().poisoned_set(few, torch.arange(0), trigger, 10, 20)

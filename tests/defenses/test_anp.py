@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.data import Images
-from defenses.anp import ANP, masked_risk, pruned
-from defenses.batch_norm import batch_norms
+from defenses.anp import ANP, masked_risk
+from defenses.batch_norm import batch_norms, pruned
 from models.classifier import Classifier
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from benchmark.grid.config import Config
 from benchmark.loading import load, plugin_names
+from benchmark.plugin import Plugin, plugin_name
 from benchmark.train import Recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -39,6 +40,10 @@ VALUES = [
 ZERO = {
     *(("recipe", name) for name in ("lr", "weight_decay", "momentum")),
     *(("teacher", name) for name in ("lr", "weight_decay", "momentum")),
+    *(("unlearning", name) for name in ("lr", "weight_decay", "momentum")),
+    *(("recovering", name) for name in ("lr", "weight_decay", "momentum")),
+    *(("rnp", name) for name in ("clean_threshold", "thresholds")),
+    ("sau_aware", "weight"),
     *(("wanet", "s"), ("wanet", "cross_ratio"), ("lf", "delta"), ("ssba", "hold")),
     *(("input_aware", name) for name in ("lambda_div", "lambda_norm", "mask_density")),
     *(("anp", name) for name in ("eps", "alpha", "lr", "momentum", "thresholds")),
@@ -112,6 +117,8 @@ def bases() -> dict[str, Any]:
 def _plain(f: Any) -> Any:
     """The default of a field as YAML writes it."""
     value = f.default_factory() if f.default is MISSING else f.default
+    if isinstance(value, Plugin):
+        return {plugin_name(value): {g.name: _plain(g) for g in fields(value)}}
     if is_dataclass(value) and not isinstance(value, type):
         return {g.name: getattr(value, g.name) for g in fields(value)}
     return list(value) if isinstance(value, tuple) else value
@@ -140,7 +147,7 @@ def _is_right(path: tuple[Any, ...], before: Any, value: Any) -> bool:
     if isinstance(before, dict):
         # A plugin without fields, no rule, or nothing to change of a recipe.
         return (value == {} and isinstance(value, dict)) or (
-            value is None and owner in (*AXES, "first", "second")
+            value is None and owner in (*AXES, "first", "second", "attack")
         )
     if name == "defenses" and whole and value == [] and isinstance(value, list):
         return True
@@ -297,6 +304,16 @@ def _grids() -> Iterator[Case]:
         | {"datasets": [{"tiny_imagenet": {"per_class": 500}}, "digits"]},
         "more crossed images than there are": attack(input_aware={"ratio": 0.6}),
         "a target that is no class": attack(badnets={"target": 10}),
+        "another loss for two attacks": attack(adversarial={"attack": "multi"}),
+        "another loss for another loss": attack(adversarial={"attack": "sau_aware"}),
+        "no epoch of the attack inside": attack(sau_aware={"attack": "input_aware"})
+        | {"recipe": {"epochs": 25}},
+        "small images for VGG19": SMALL | {"datasets": ["mnist"], "models": ["vgg19:4"]},
+        "grey images for SSBA": SMALL | {"datasets": ["mnist"], "attacks": ["ssba"]},
+        "a probe twice": SMALL | {"probes": ["risk", "risk"]},
+        "an unknown probe": SMALL | {"probes": ["risks"]},
+        "kept twice": SMALL | {"keep": ["defended", "defended"]},
+        "unlearning with frozen statistics": defense(rnp={"unlearning": {"batch_norm": "frozen"}}),
         "a target that is no class of one": SMALL
         | {"datasets": ["gtsrb", "digits"], "attacks": [{"lf": {"target": 20}}]},
         "a second target that is no class": attack(multi={"second": {"badnets": {"target": 10}}}),
