@@ -123,7 +123,7 @@ def load_victim(
 ) -> tuple[Classifier, dict[str, Tensor]]:
     """The trained model of a finished job, and the tensors beside its weights."""
     tensors = store.tensors(job.key, str(device))
-    model = _make(job, device)
+    model = make_model(job, device)
     weights = {name: tensors.pop(f"model.{name}") for name in model.state_dict()}
     model.load_state_dict(weights)
     return model, tensors
@@ -165,7 +165,8 @@ def load_defended(
     return model
 
 
-def _make(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
+def make_model(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
+    """The freshly initialised network of a job."""
     # Channels last is the faster layout for convolutions, on a CPU by a fifth (see measurements/).
     return job.architecture(job.dataset).to(device).to(memory_format=torch.channels_last)
 
@@ -183,7 +184,7 @@ class _Run:
         self.dataset, self.data, self.device = dataset, data, device
         self.guard, self.until_end = Guard(), ExitStack()
         self.task, self.fingerprint = _task(dataset, data)
-        _set_arithmetic(deterministic)
+        set_arithmetic(deterministic)
         self.guard.begin()
 
     def __enter__(self) -> _Run:
@@ -216,7 +217,7 @@ class _Run:
 def _make_asset(job: AssetJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     task, device = run.to_device(), run.device
     _seed(job.seed)
-    model = _make(job, device)
+    model = make_model(job, device)
     if job.clean_model:
         model.load_state_dict(store.tensors(job.clean_model.key, str(device)))
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
@@ -236,7 +237,7 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     attack, train, device = job.attack, run.to_device().train, run.device
     _seed(job.seed)
     rows = attack.draw(train.y, job.seed)
-    model = _make(job, device)
+    model = make_model(job, device)
     asset = store.tensors(job.asset.key, str(device)) if job.asset else {}
     clock = Clock(device)
     with _training(job, store, clock):
@@ -373,7 +374,7 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _set_arithmetic(deterministic: bool) -> None:
+def set_arithmetic(deterministic: bool = True) -> None:
     """Ask for full precision, and for repeatable kernels or for the fastest."""
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not deterministic
