@@ -54,14 +54,18 @@ class Adversarial(Wrapped):
         e = self.perturbation(model.eval(), batch.x.detach(), batch.y)
         model.train(training)
         # The sum keeps the gradient of generators that draw triggers into x.
-        return F.cross_entropy(model((batch.x + e).clamp(0, 1)), batch.y)
+        return F.cross_entropy(model(batch.x + e), batch.y)
 
     def perturbation(self, model: Classifier, x: Tensor, y: Tensor) -> Tensor:
         """One perturbation for each image of x, float (B, C, H, W) in [0, 1], detached."""
-        e = (2 * torch.rand_like(x) - 1) * self.eps
+        e = self.project(x, (2 * torch.rand_like(x) - 1) * self.eps)
         for _ in range(self.steps):
             e.requires_grad_()
-            value = F.cross_entropy(model((x + e).clamp(0, 1)), y, reduction="sum")
+            value = F.cross_entropy(model(x + e), y, reduction="sum")
             (gradient,) = torch.autograd.grad(value, e)
-            e = (e.detach() + self.step * gradient.sign()).clamp(-self.eps, self.eps)
+            e = self.project(x, e.detach() + self.step * gradient.sign())
         return e
+
+    def project(self, x: Tensor, e: Tensor) -> Tensor:
+        """The nearest perturbations with |e| <= eps and x + e in [0, 1]."""
+        return (x + e.clamp(-self.eps, self.eps)).clamp(0, 1) - x

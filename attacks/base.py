@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from attacks.asset import Asset
 from benchmark.data import Dataset, Images, draw_poisoned, to_uint8
 from benchmark.errors import check_range
-from benchmark.metrics import BATCH, Poisoned
+from benchmark.metrics import Poisoned
 from benchmark.plugin import Plugin
 from benchmark.train import Loss, Recipe, cross_entropy, train_model
 from models.classifier import Classifier
@@ -170,8 +171,8 @@ class DataPoisoning(Attack):
         asset: Tensors,
         loss: Loss[Classifier] = cross_entropy,
     ) -> Trigger:
-        poisoned = poison(train, rows, self, self.trigger, model.num_classes)
-        train_model(model, poisoned, recipe, loss=loss)
+        with poisoned(train, rows, self, self.trigger, model.num_classes):
+            train_model(model, train, recipe, loss=loss)
         return self.trigger
 
 
@@ -197,8 +198,8 @@ class AssetPoisoning(Attack):
         loss: Loss[Classifier] = cross_entropy,
     ) -> Trigger:
         trigger = self.trigger(asset)
-        poisoned = poison(train, rows, self, trigger, model.num_classes)
-        train_model(model, poisoned, recipe, loss=loss)
+        with poisoned(train, rows, self, trigger, model.num_classes):
+            train_model(model, train, recipe, loss=loss)
         return trigger
 
 
@@ -242,12 +243,31 @@ def poison(
     data: Images, rows: Tensor, attack: Attack, trigger: Trigger, num_classes: int
 ) -> Images:
     """A copy of the data with some rows triggered, stored as 8 bits, and relabelled."""
-    x, y = data.x.clone(), data.y.clone()
+    copy = replace(data, x=data.x.clone(), y=data.y.clone())
+    _stamp(copy, rows, attack, trigger, num_classes)
+    return copy
+
+
+@contextmanager
+def poisoned(
+    data: Images, rows: Tensor, attack: Attack, trigger: Trigger, num_classes: int
+) -> Iterator[None]:
+    """Inside the block the data are what `poison` returns: in place, since a copy takes as much
+    memory as a dataset. However the block ends, they are as before.
+    """
+    clean = data[rows]
+    try:
+        _stamp(data, rows, attack, trigger, num_classes)
+        yield
+    finally:
+        data.x[rows], data.y[rows] = clean.x, clean.y
+
+
+def _stamp(data: Images, rows: Tensor, attack: Attack, trigger: Trigger, num_classes: int) -> None:
     # Batches that stay in a processor's cache: half again as fast as large ones.
     for part in rows.split(256):
-        x[part] = to_uint8(trigger(data.floats(part)))
-    y[rows] = attack.relabel(data.y[rows], num_classes)
-    return replace(data, x=x, y=y)
+        data.x[part] = to_uint8(trigger(data.floats(part)))
+    data.y[rows] = attack.relabel(data.y[rows], num_classes)
 
 
 def poison_test(test: Images, attack: Attack, trigger: Trigger, num_classes: int) -> Poisoned:
@@ -257,7 +277,7 @@ def poison_test(test: Images, attack: Attack, trigger: Trigger, num_classes: int
         wanted = part.relabel(test.y, num_classes)
         rows = (wanted != test.y).nonzero()[:, 0]
         with torch.no_grad():
-            x += [to_uint8(stamp(test.floats(chunk))) for chunk in rows.split(BATCH)]
+            x += [to_uint8(stamp(test.floats(chunk))) for chunk in rows.split(500)]
         y.append(test.y[rows])
         goals.append(wanted[rows])
         parts.append(torch.full_like(rows, number))

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from attacks.asset import Asset
-from attacks.base import Attack, DataPoisoning, Tensors, Trigger, Triggers, poison, triggers_of
+from attacks.base import (
+    Attack,
+    DataPoisoning,
+    Tensors,
+    Trigger,
+    Triggers,
+    poison,
+    poisoned,
+    triggers_of,
+)
 from attacks.wrapped import Nested, nested
 from benchmark.data import Dataset, Images
 from benchmark.train import Recipe
@@ -95,8 +104,8 @@ class Multi(Attack):
     ) -> Trigger:
         first, second = self.split(rows, len(train))
         assert isinstance(self.second, DataPoisoning)
-        stamped = poison(train, second, self.second, self.second.trigger, model.num_classes)
-        trigger = self.first(model, stamped, first, recipe, asset)
+        with poisoned(train, second, self.second, self.second.trigger, model.num_classes):
+            trigger = self.first(model, train, first, recipe, asset)
         return Triggers((trigger, self.second.trigger))
 
     def poisoned_set(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -91,6 +91,24 @@ def hardware(device: torch.device, threads: int | None = None) -> dict[str, str]
     else:
         name = f"{threads or torch.get_num_threads()}-thread {_processor()}"
     return {"device": name, "versions": f"torch {torch.__version__}"}
+
+
+def arithmetic(fields: Mapping[str, Any], repeatable: bool) -> dict[str, str]:
+    """How a method computes, for a row: every precision that its fields or its recipes declare.
+
+    A method that declares none computes in fp32. fields: nested, as of `dataclasses.asdict`.
+    repeatable: whether its kernels give the same bits each time.
+    """
+    words = sorted(set(_precisions(fields))) or ["fp32"]
+    return {"arithmetic": ", ".join(words + ["not repeatable"] * (not repeatable))}
+
+
+def _precisions(fields: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _precisions(value)
+        elif name == "precision":
+            yield str(value)
 
 
 def _processor() -> str:

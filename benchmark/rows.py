@@ -65,6 +65,7 @@ COLUMNS: dict[str, type[str] | type[float]] = {
     "peak_mib": float,
     "device": str,
     "versions": str,
+    "arithmetic": str,
 }
 """The columns of `rows.csv` in its order, text or number. A cell may be empty: "" or NaN.
 
@@ -78,8 +79,12 @@ defense. uses: "clean" or "train", the data that the defense is handed. poison_r
 training set that is poisoned. clean_ratio: share that the defender holds clean.
 status: one of `STATUSES` or `NO_RESULT`. note: what a reader may want to know about the run.
 warning: what is wrong with it. seconds, peak_mib: cost since the start of the job. device,
-versions: where it ran.
+versions: where it ran. arithmetic: the precision of the training ("bf16", say), as its recipe
+declares it, and "not repeatable" where a GPU was free to choose kernels; scores are fp32 always.
 """
+
+LATER_COLUMNS = ("arithmetic",)
+"""Columns that files of earlier versions lack: empty there."""
 
 PART_COLUMNS = ("asr_1", "asr_2", "racc_1", "racc_2")
 """Scores of each trigger of an attack that has two; only in files that have such an attack."""

@@ -101,9 +101,10 @@ class ANP(Defense):
             x, y, _ = batch(data, rows, self.augment)
             with precision(self.precision, data.y.device):
                 d, xi = self.perturbation(risk, m.detach(), x, y)
-                value = self.alpha * risk(m, still, still, x, y)
-                value = value + (1 - self.alpha) * risk(m, d, xi, x, y)
-            (m.grad,) = torch.autograd.grad(value, m)
+                # One after the other, so that only one graph is in memory.
+                (quiet,) = torch.autograd.grad(self.alpha * risk(m, still, still, x, y), m)
+                (noisy,) = torch.autograd.grad((1 - self.alpha) * risk(m, d, xi, x, y), m)
+            m.grad = quiet + noisy
             optimizer.step()
             with torch.no_grad():
                 m.clamp_(0, 1)

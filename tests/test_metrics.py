@@ -15,6 +15,8 @@ from benchmark.cost import RESET_PEAK, Clock
 from benchmark.data import Images
 from benchmark.datasets.digits import Digits
 from benchmark.metrics import Poisoned, predict, score, share
+from benchmark.train import Recipe, train_model
+from models.small_cnn import SmallCNN
 
 ALL2ONE, ALL2ALL = BadNets(), BadNets(labels="all2all")
 STAMP = 100
@@ -52,6 +54,19 @@ def scored(labels, clean, triggered, classes, attack=ALL2ONE):
     answers = dict(enumerate(clean)) | {STAMP + i: c for i, c in enumerate(triggered)}
     test = numbered(labels)
     return score(Oracle(answers, classes), test, poison_test(test, attack, stamp, classes))
+
+
+def test_predictions_do_not_depend_on_how_many_images_are_in_a_pass(monkeypatch):
+    torch.manual_seed(0)
+    model, task = SmallCNN(width=8)(Digits()), Digits()(Path())
+    train_model(model, task.train, Recipe(epochs=2, lr=0.05))
+    passes = []
+    for least in (1, 7, 32, 360):
+        monkeypatch.setattr("benchmark.metrics.LEAST", least)
+        monkeypatch.setattr("benchmark.metrics.PER_THREAD", 0)
+        passes.append(predict(model, task.test))
+    assert all(torch.equal(passes[0], other) for other in passes)
+    assert len(passes[0].unique()) > 1
 
 
 def test_all_to_one_leaves_the_target_class_out():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmark.data import Images, augment
 from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
-from benchmark.jobs.run_job import _set_arithmetic
+from benchmark.jobs.run_job import set_arithmetic
 from benchmark.plugin import construct
 from benchmark.train import Batch, Recipe, batch, fit, precision, shuffled, train_model
 from models.small_cnn import SmallCNN
@@ -340,5 +340,5 @@ def test_a_job_starts_in_full_precision():
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     with precision("tf32", torch.device("cpu")):
         assert cudnn.allow_tf32 and matmul.allow_tf32
-        _set_arithmetic()
+        set_arithmetic()
         assert not cudnn.allow_tf32 and not matmul.allow_tf32

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from benchmark.cli.bench import add_bench, bench
 from benchmark.cli.cache import add_cache
 from benchmark.cli.options import add_config, add_data
 from benchmark.cli.plugins import fetch, list_plugins
@@ -19,7 +20,7 @@ from benchmark.cli.status import status
 from benchmark.cli.terminate import Terminated, ignore_signals
 from benchmark.errors import InputError, nearest, one_line, printable
 
-VERBS = ("run", "status", "report", "show", "cache", "fetch", "list")
+VERBS = ("run", "status", "report", "show", "cache", "fetch", "list", "bench")
 LINE = 2_000
 """Characters of an error."""
 INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -123,4 +124,5 @@ def _parser() -> argparse.ArgumentParser:
     add_data(fetching)
     listing = verb("list", list_plugins, "built-in and installed plugins and their fields")
     listing.add_argument("kind", choices=("attacks", "defenses", "datasets", "models"))
+    add_bench(verb("bench", bench, "how fast this machine runs the benchmark, against a ceiling"))
     return parser

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import InputError, printable
-from benchmark.rows import AXES, COLUMNS, NO_RESULT, Row
+from benchmark.rows import AXES, COLUMNS, LATER_COLUMNS, NO_RESULT, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,30 @@ ORIGIN = "config.txt"
 """Names the config of a results folder, seen from that folder."""
 NOTE = 20_000
 """Characters of a cell of `rows.csv`."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the cache holds of a grid.
+
+    rows: all text, of all cells; one that says why for each cell without a result. labels: of each
+    job on the axes of the grid, by key, in the order of the grid: rows that are not in the cache
+    get them, since the grid may have grown.
+    """
+
+    rows: pd.DataFrame
+    labels: Mapping[str, Mapping[str, object]]
+
+
+def contents_of(grid: Grid, store: Store) -> Contents:
+    """What the cache holds of a grid."""
+    import pandas as pd
+
+    from benchmark.run.failures import recorded
+
+    stream = io.StringIO(grid.rows(_Cleaned(store), partial(recorded, store)).to_csv(index=False))
+    rows = pd.read_csv(stream, dtype=str, keep_default_na=False)
+    return Contents(rows, {job.key: place for job, place in grid.places.items()})
 
 
 def check_rows(folder: Path, config: Path, keys: Callable[[], Collection[str]]) -> None:
@@ -64,21 +89,17 @@ def claim_rows(folder: Path, config: Path) -> None:
 
 
 def write_rows(
-    grid: Grid, store: Store, folder: Path, config: Config, again: Collection[str] = ()
+    contents: Contents, folder: Path, config: Config, file: Path, again: Collection[str] = ()
 ) -> None:
     """Write `rows.csv` of all cells and the report; nothing when none is finished.
 
     Rows that are in the file already, and whose jobs are of the grid but not in the cache, stay:
-    they may be of another machine. Other cells without a result have a row that says why. again:
-    keys of jobs whose earlier rows were given up.
+    they may be of another machine. A report of the very rows is left as it is. file: of the config.
+    again: keys of jobs whose earlier rows were given up.
     """
     import pandas as pd
 
-    from benchmark.run.failures import recorded
-
-    order = {job.key: number for number, job in enumerate(grid.places)}
-    stream = io.StringIO(grid.rows(_Cleaned(store), partial(recorded, store)).to_csv(index=False))
-    rows = pd.read_csv(stream, dtype=str, keep_default_na=False)
+    rows, order = contents.rows, {key: i for i, key in enumerate(contents.labels)}
     if (old := _read(folder / "rows.csv")) is not None:
         new = {*rows.loc[~rows["status"].isin(NO_RESULT), "key"], *again}
         stays = old[~old["status"].isin(NO_RESULT)]
@@ -87,17 +108,22 @@ def write_rows(
         lost = old[~old["key"].isin(order)]["key"].nunique()
         if lost:
             print(f"{folder / 'rows.csv'}: dropped {lost} jobs that are no longer in the grid")
-        parts = [part for part in (rows, _labelled(stays, _labels(grid))) if len(part)]
+        parts = [part for part in (rows, _labelled(stays, contents.labels)) if len(part)]
         rows = pd.concat([*parts, rows[:0]]).fillna("")
         rows = rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
         rows = rows[[c for c in rows if c in COLUMNS or (rows[c] != "").any()]]
     if rows["status"].isin(NO_RESULT).all():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
-    rows.to_csv(draft, index=False, encoding="utf-8")
-    draft.replace(folder / "rows.csv")
-    write_report(folder, config)
+    text = rows.to_csv(index=False).encode()
+    if old is None or (folder / "rows.csv").read_bytes() != text:
+        draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
+        draft.write_bytes(text)
+        draft.replace(folder / "rows.csv")
+    if _is_current(folder, file):
+        print(f"{folder / 'report.md'} is up to date")
+    else:
+        write_report(folder, config)
 
 
 def write_report(folder: Path, config: Config) -> None:
@@ -106,6 +132,22 @@ def write_report(folder: Path, config: Config) -> None:
 
     files = report(folder, config.select, config.effective_acc, config.average_collapsed)
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
+
+
+def _is_current(folder: Path, config: Path) -> bool:
+    """Whether the report, whose last file is `report.md`, is newer than all that it depends on.
+
+    That is rows, config, published numbers, and the code that draws it.
+    """
+    code = Path(__file__).parents[1]
+    published = code.parent / "results" / "paper"
+    sources = [config, folder / "rows.csv", code / "rows.py", *published.glob("*.csv")]
+    sources += (code / "report").glob("*.py")
+    try:
+        written = (folder / "report.md").stat().st_mtime_ns
+        return all(source.stat().st_mtime_ns < written for source in sources)
+    except OSError:  # no report yet
+        return False
 
 
 def _usual(folder: Path, config: Path) -> str:
@@ -141,6 +183,8 @@ def _read(file: Path) -> pd.DataFrame | None:
     except (OSError, ValueError) as error:  # of pandas' errors all are ValueErrors
         text = printable(" ".join(str(error).split()), 200)
         raise InputError(f"{file} cannot be read ({text}): {advice}") from None
+    for name in LATER_COLUMNS:
+        rows[name] = rows.get(name, "")
     if missing := [name for name in COLUMNS if name not in rows.columns]:
         raise InputError(f"{file} lacks the columns {', '.join(missing)}: {advice}")
     return rows
@@ -160,11 +204,6 @@ class _Cleaned:
             {k: printable(v, NOTE) if isinstance(v, str) else v for k, v in row.items()}
             for row in self._store.rows(key)
         ]
-
-
-def _labels(grid: Grid) -> dict[str, Mapping[str, object]]:
-    """The labels of each job by key: they depend on the whole grid, and it may have grown."""
-    return {job.key: place for job, place in grid.places.items()}
 
 
 def _labelled(rows: pd.DataFrame, labels: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:

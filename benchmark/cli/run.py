@@ -6,23 +6,26 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
-from benchmark.cli.results import check_rows, claim_rows, write_rows
+from benchmark.cli.results import Contents, check_rows, claim_rows, contents_of, write_rows
 from benchmark.cli.texts import changed_texts
 from benchmark.errors import InputError, printable
 from benchmark.rows import UNDEFENDED
+from benchmark.standins import without_torch
 
 if TYPE_CHECKING:
     from benchmark.cache.step import Plan
     from benchmark.cache.store import Store
     from benchmark.cli.progress import Progress
-    from benchmark.grid.grid import Grid
+    from benchmark.grid.config import Config
+    from benchmark.grid.grid import Grid, Table
     from benchmark.run.durations import Durations
     from benchmark.run.pool import Pool
 
@@ -36,41 +39,122 @@ IMPORTS = ("benchmark.jobs.run_job",)
 """What a worker loads before its first job."""
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A config, or a part of one, whose jobs are all cached: plain values, see `without_torch`.
+
+    plan: without what workers run. keys, contents: of the whole of each table of which a cell is in
+    that part, by the file of the table.
+    """
+
+    plan: Plan
+    keys: dict[Path, set[str]]
+    contents: dict[Path, Contents]
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Run what is missing of a grid, then write rows, tables and figures."""
+    """Run what is missing of a config, then write rows, tables and figures."""
+    from benchmark.cache.clean import check_files
+    from benchmark.cache.store import Store
+    from benchmark.grid.config import read_tables
+
+    configs = read_tables(arguments.config)
+    if arguments.smoke:
+        arguments.results /= SMOKE
+    check_folders(arguments, configs)
+    store = Store(cache_folder(arguments))
+    check_files(store)
+    if not arguments.force:
+        known = without_torch(partial(_finished, arguments, store))
+        if known is not None:
+            return _write_finished(arguments, configs, store, known)
+    return _run(arguments, store)
+
+
+def _finished(arguments: argparse.Namespace, store: Store) -> Finished | None:
+    """What is known of a config whose part is all in the cache; None if anything is to run."""
+    from benchmark.grid.grid import jobs_of
+    from benchmark.grid.plan import make_plan
+
+    tables, chosen, _ = _tables(arguments)
+    plan = make_plan(jobs_of(chosen))
+    if any(key not in store for key in plan):
+        return None
+    plan = {key: replace(step, job=None) for key, step in plan.items()}
+    written = [table for table, part in zip(tables, chosen, strict=True) if part.places]
+    return Finished(
+        plan,
+        {table.file: _keys(table.grid) for table in written},
+        {table.file: contents_of(table.grid, store) for table in written},
+    )
+
+
+def _write_finished(
+    arguments: argparse.Namespace, configs: Mapping[Path, Config], store: Store, known: Finished
+) -> int:
+    """What `_run` does where nothing is to run, for which it needs neither devices nor torch."""
     from benchmark.cache.claims import Claims
-    from benchmark.cache.clean import check_files, discard, sweep
+    from benchmark.cache.clean import sweep
+
+    plan, folders = known.plan, {file: results_folder(arguments, file) for file in known.contents}
+    for text, flag in ((arguments.budget, "--budget"), (arguments.time_limit, "--time-limit")):
+        if text:
+            seconds(text, flag)
+    for file, folder in folders.items():
+        check_rows(folder, file, partial(known.keys.__getitem__, file))
+    if arguments.dry_run:
+        print(f"{len(plan)} jobs: 0 to run, {len(plan)} cached")
+        return 0
+    for file, folder in folders.items():
+        claim_rows(folder, file)
+    with Claims(store.root) as claims:
+        sweep(store, claims)
+    for line in changed_texts(plan, store):
+        print(line)
+    for file, folder in folders.items():
+        write_rows(known.contents[file], folder, configs[file], file)
+    print(f"nothing ran: {len(plan)} of {len(plan)} jobs are cached")
+    return 0
+
+
+def _tables(arguments: argparse.Namespace) -> tuple[list[Table], list[Grid], list[Grid]]:
+    """The tables of the config, and of each what `--only` and what `--force` keeps."""
+    from benchmark.grid.grid import filtered, make_tables
+    from benchmark.grid.smoke import shrunk
+
+    tables = make_tables(arguments.config)
+    grids = [table.grid for table in tables]
+    chosen, forced = filtered(grids, arguments.only), filtered(grids, arguments.force, "--force")
+    if arguments.smoke:  # after the names of what is made small have chosen it
+        tables = [replace(table, grid=shrunk(table.grid)) for table in tables]
+        chosen, forced = list(map(shrunk, chosen)), list(map(shrunk, forced))
+    return tables, chosen, forced
+
+
+def _run(arguments: argparse.Namespace, store: Store) -> int:
+    from benchmark.cache.claims import Claims
+    from benchmark.cache.clean import discard, sweep
     from benchmark.cache.store import Store
     from benchmark.cli.progress import Progress, duration
     from benchmark.cli.terminate import terminable
-    from benchmark.grid.grid import filtered, jobs_of, make_tables
+    from benchmark.grid.grid import jobs_of
     from benchmark.grid.plan import make_plan
-    from benchmark.grid.smoke import shrunk
     from benchmark.jobs.flops import described_flops, training_flops
     from benchmark.jobs.run_job import run_job
     from benchmark.run.driver import Driver
     from benchmark.run.durations import learned
     from benchmark.run.failures import NoWorkers
 
-    tables = make_tables(arguments.config)
-    if arguments.smoke:
-        arguments.results /= SMOKE
-    check_folders(arguments, [table.file for table in tables])
-    store = Store(cache_folder(arguments))
-    check_files(store)
-    grids = [table.grid for table in tables]
-    chosen, forced = filtered(grids, arguments.only), filtered(grids, arguments.force, "--force")
-    if arguments.smoke:
-        grids, chosen, forced = (list(map(shrunk, some)) for some in (grids, chosen, forced))
+    tables, chosen, forced = _tables(arguments)
     plan = make_plan(jobs_of(chosen), training_flops)
     # Rows of a whole table, also when --only runs a part of it: the files describe the config.
     written = [
-        (table, grid, results_folder(arguments, table.file))
-        for table, grid, part in zip(tables, grids, chosen, strict=True)
+        (table, results_folder(arguments, table.file))
+        for table, part in zip(tables, chosen, strict=True)
         if part.places
     ]
-    for table, grid, folder in written:
-        check_rows(folder, table.file, partial(_keys, grid))
+    for table, folder in written:
+        check_rows(folder, table.file, partial(_keys, table.grid))
     again = discarded(forced, arguments.force) & set(plan)
     budget = seconds(arguments.budget, "--budget") if arguments.budget else None
     limit = seconds(arguments.time_limit, "--time-limit") if arguments.time_limit else None
@@ -89,7 +173,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(preview(plan, done, durations, pool.slots(), arguments.per_device, device))
         return 0
     check_data(chosen, store, again, data)
-    for table, _, folder in written:
+    for table, folder in written:
         claim_rows(folder, table.file)
     # The claims last longer than the workers: no other run may start what is still being killed.
     with terminable(), Claims(store.root) as claims, closing(pool):
@@ -103,8 +187,13 @@ def run(arguments: argparse.Namespace) -> int:
             for key in plan:
                 store.forget_failure(key)
         durations = learned(store, device, described_flops)
-        work = partial(run_job, store=Store(store.root.absolute()), data=data.absolute())
-        verdict = partial(verdict_of, grids, store)
+        work = partial(
+            run_job,
+            store=Store(store.root.absolute()),
+            data=data.absolute(),
+            deterministic=tables[0].config.deterministic,
+        )
+        verdict = partial(verdict_of, [table.grid for table in tables], store)
         with Progress(plan, store, pool, durations, verdict) as progress:
             driver = Driver(
                 plan, store, pool, work, claims, progress.show, durations, budget, progress.tick
@@ -114,8 +203,8 @@ def run(arguments: argparse.Namespace) -> int:
                 stopped = driver.stopped
             except NoWorkers as error:
                 stopped = str(error)
-    for table, grid, folder in written:
-        write_rows(grid, store, folder, table.config, again)
+    for table, folder in written:
+        write_rows(contents_of(table.grid, store), folder, table.config, table.file, again)
     if left := driver.left():
         why = stopped or f"the budget of {arguments.budget} is used up"
         took = duration(sum(map(durations.seconds, left)))

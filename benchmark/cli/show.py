@@ -97,7 +97,8 @@ def contact_sheet(
             panels = [clean, poisoned, (128 + change * gain / 2).clamp(0, 255)]
             titles = ["clean", "poisoned", f"difference x {gain / 2:.1f}"]
             for axis, panel, title in zip(line[3 * at :], panels, titles, strict=False):
-                axis.imshow(np.asarray(panel.to(torch.uint8).permute(1, 2, 0)))
+                colours = panel.to(torch.uint8).expand(3, -1, -1)  # grey images, too
+                axis.imshow(np.asarray(colours.permute(1, 2, 0)))
                 axis.set_title(title, fontsize=6, pad=2)
         for axis in line:
             axis.set_xticks([])

@@ -70,7 +70,9 @@ class Config:
     effective_acc: the ACC, in (0, 1), above which a defense counts as effective in the table of
     times to effect (the paper: 0.85 on CIFAR-10, 0.45 on Tiny ImageNet); nine tenths of that of the
     victim when absent. average_collapsed: averages over attacks include victims that are marked as
-    collapsed, as those of the paper do (WaNet at 1 %: ASR 12.6 %).
+    collapsed, as those of the paper do (WaNet at 1 %: ASR 12.6 %). deterministic: whether GPUs have
+    to use kernels that give the same bits each time; without it they are faster, and a run repeats
+    its rows but for rounding. Like the GPU itself it is recorded in the rows and is in no key.
     """
 
     datasets: list[Any]
@@ -89,6 +91,7 @@ class Config:
     clean_model: bool = False
     effective_acc: float | None = None
     average_collapsed: bool = False
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
         for name in ("datasets", "models", "attacks", "seeds", "clean_ratio"):

@@ -105,8 +105,8 @@ def make_tables(path: Path) -> list[Table]:
     """The tables of a config, each with a whole grid.
 
     Raises:
-        InputError: as of `read_tables` and `make_grid`; there is no table, or their datasets lie in
-            different folders.
+        InputError: as of `read_tables` and `make_grid`; there is no table, or they differ in what
+            holds for a whole run: `data` and `deterministic`.
     """
     tables, configs = [], read_tables(path)
     for file, config in configs.items():
@@ -119,8 +119,9 @@ def make_tables(path: Path) -> list[Table]:
             f"{path} has no table; accepted: a config with datasets, models and attacks, or with "
             "include"
         )
-    if len(folders := list(dict.fromkeys(table.config.data for table in tables))) > 1:
-        raise InputError(f"{path}: data is {listed(map(shown, folders))}, accepted: one folder")
+    for key in ("data", "deterministic"):
+        if len(values := list(dict.fromkeys(getattr(t.config, key) for t in tables))) > 1:
+            raise InputError(f"{path}: {key} is {listed(map(shown, values))}, accepted: one value")
     return tables
 
 

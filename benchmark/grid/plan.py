@@ -22,9 +22,10 @@ def with_needs(jobs: Iterable[Job]) -> list[Job]:
     ordered: dict[str, Job] = {}
 
     def add(job: Job) -> None:
-        for need in job.needs:
-            add(need)
-        ordered.setdefault(job.key, job)
+        if job.key not in ordered:
+            for need in job.needs:
+                add(need)
+            ordered[job.key] = job
 
     for job in jobs:
         add(job)
@@ -42,7 +43,7 @@ def _step(job: Job, flops: float) -> Step:
     return Step(
         key=job.key,
         title=str(job),
-        description=Description(job.canonical()),
+        description=Description(job.identity),
         job=job,
         needs=tuple(need.key for need in job.needs),
         row=row,

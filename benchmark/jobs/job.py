@@ -141,7 +141,7 @@ class AttackJob(Job):
     def plugins(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "architecture": self.architecture, "attack": self.attack}
 
-    @property
+    @cached_property
     def asset(self) -> AssetJob | None:
         """The job that makes what the attack needs."""
         if self.attack.asset is None:

@@ -6,7 +6,8 @@ import copy
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from attacks.asset import CleanModel
 from attacks.base import poison_test
 from benchmark import risk
 from benchmark.checkpoint import checkpoints
-from benchmark.cost import Clock, hardware
+from benchmark.cost import Clock, arithmetic, hardware
 from benchmark.data import Dataset, Images, Task, draw_clean
 from benchmark.errors import InputError, listed
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
@@ -68,12 +69,20 @@ Probe = Callable[[torch.nn.Module], Row]
 """Measures a defended model beside its scores; it draws no random number."""
 
 
-def run_job(job: Job, store: Store, data: Path, device: torch.device | None = None) -> None:
+def run_job(
+    job: Job,
+    store: Store,
+    data: Path,
+    device: torch.device | None = None,
+    deterministic: bool = True,
+) -> None:
     """Run the job and publish its folder; a job that is published already is left alone.
 
     Args:
         data: folder of the datasets.
         device: by default the one GPU that this process sees, or else the CPU.
+        deterministic: whether a GPU has to use kernels that give the same bits each time; on a CPU
+            all do.
 
     Raises:
         InputError: the text of a plugin, or a file that enters the key, is not what it was when the
@@ -88,23 +97,24 @@ def run_job(job: Job, store: Store, data: Path, device: torch.device | None = No
         )
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    deterministic = deterministic or device.type == "cpu"
     with store.draft(job.key) as draft:
         draft.write_json("job.json", job.identity)
         draft.write_json("texts.json", job.texts)
         with journal(draft.folder / "log.jsonl", job.plugins.values()) as texts:
             match job:
                 case AssetJob():
-                    with _Run(job.dataset, data, device) as run:
+                    with _Run(job.dataset, data, device, deterministic) as run:
                         rows = _make_asset(job, run, store, draft)
                 case AttackJob():
-                    with _Run(job.dataset, data, device) as run:
+                    with _Run(job.dataset, data, device, deterministic) as run:
                         rows = _attack(job, run, store, draft)
                 case DefenseJob():
-                    with _Run(job.victim.dataset, data, device) as run:
+                    with _Run(job.victim.dataset, data, device, deterministic) as run:
                         rows = _defend(job, run, store, draft)
                 case _:
                     raise TypeError(f"{type(job).__name__} is no kind of job")
-        common = {**texts(), **hardware(device)}
+        common = {**texts(), **hardware(device), **arithmetic(_trained_by(job), deterministic)}
         draft.write_json("rows.json", [row | common for row in rows])
 
 
@@ -113,10 +123,24 @@ def load_victim(
 ) -> tuple[Classifier, dict[str, Tensor]]:
     """The trained model of a finished job, and the tensors beside its weights."""
     tensors = store.tensors(job.key, str(device))
-    model = _make(job, device)
+    model = make_model(job, device)
     weights = {name: tensors.pop(f"model.{name}") for name in model.state_dict()}
     model.load_state_dict(weights)
     return model, tensors
+
+
+def _trained_by(job: Job) -> dict[str, Any]:
+    """The fields that say how the job trains, by role."""
+    match job:
+        case DefenseJob():
+            return {"defense": asdict(job.defense)}
+        case AttackJob():
+            return {"attack": asdict(job.attack), "recipe": asdict(job.recipe)}
+        case AssetJob() if job.asset.model_state != "fresh":
+            return {"asset": asdict(job.asset)}
+        case AssetJob():
+            return {"asset": asdict(job.asset), "recipe": asdict(job.recipe)}
+    return {}
 
 
 def load_defended(
@@ -141,7 +165,8 @@ def load_defended(
     return model
 
 
-def _make(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
+def make_model(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
+    """The freshly initialised network of a job."""
     # Channels last is the faster layout for convolutions, on a CPU by a fifth (see measurements/).
     return job.architecture(job.dataset).to(device).to(memory_format=torch.channels_last)
 
@@ -149,14 +174,17 @@ def _make(job: AssetJob | AttackJob, device: torch.device) -> Classifier:
 class _Run:
     """The data of one job, and the state of the process that it has to leave as it was.
 
-    task: both splits; on the device where the method gets them whole.
+    task: both splits; on the device where the method gets them whole. until_end: what is undone
+    when the job ends.
     """
 
-    def __init__(self, dataset: Dataset, data: Path, device: torch.device) -> None:
+    def __init__(
+        self, dataset: Dataset, data: Path, device: torch.device, deterministic: bool
+    ) -> None:
         self.dataset, self.data, self.device = dataset, data, device
-        self.guard = Guard()
+        self.guard, self.until_end = Guard(), ExitStack()
         self.task, self.fingerprint = _task(dataset, data)
-        _set_arithmetic()
+        set_arithmetic(deterministic)
         self.guard.begin()
 
     def __enter__(self) -> _Run:
@@ -164,6 +192,7 @@ class _Run:
 
     def __exit__(self, *_: object) -> None:
         """However the job has ended: the next one in this process must not know it."""
+        self.until_end.close()
         self.check()
 
     def to_device(self) -> Task:
@@ -188,7 +217,7 @@ class _Run:
 def _make_asset(job: AssetJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     task, device = run.to_device(), run.device
     _seed(job.seed)
-    model = _make(job, device)
+    model = make_model(job, device)
     if job.clean_model:
         model.load_state_dict(store.tensors(job.clean_model.key, str(device)))
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
@@ -208,7 +237,7 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     attack, train, device = job.attack, run.to_device().train, run.device
     _seed(job.seed)
     rows = attack.draw(train.y, job.seed)
-    model = _make(job, device)
+    model = make_model(job, device)
     asset = store.tensors(job.asset.key, str(device)) if job.asset else {}
     clock = Clock(device)
     with _training(job, store, clock):
@@ -221,7 +250,7 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     stamped = attack.poisoned_set(train, rows, trigger, model.num_classes, job.recipe.batch_size)
     task = run.check()
     train = task.train
-    changed = ((stamped.x != train.x).flatten(1).any(1) | (stamped.y != train.y)).nonzero()[:, 0]
+    changed = _changed(train, stamped)
     draft.write_tensors(
         "tensors.safetensors",
         {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -231,6 +260,13 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     )
     scores = {**score(model, task.test, poisoned), **clock.reading()}
     return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(train), **scores}]
+
+
+def _changed(before: Images, after: Images) -> Tensor:
+    """Rows whose image or label differs, int64, ascending."""
+    rows = torch.arange(len(before), device=before.y.device)
+    differ = [(after.x[part] != before.x[part]).flatten(1).any(1) for part in rows.split(1000)]
+    return rows[torch.cat(differ) | (after.y != before.y)]
 
 
 def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
@@ -248,7 +284,7 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
         common["own_acc_before"] = share(predict(model, data) == data.y)
         model.train()  # as every defense gets it
     else:
-        data = _poisoned_training_set(task.train.to(device), tensors)
+        data = run.until_end.enter_context(_poisoned(task.train.to(device), tensors))
     probes = [_PROBES[name](job.victim, model, test) for name in job.probes]
     kept = Kept(model) if job.keep else None
     clock = Clock(device)
@@ -304,10 +340,16 @@ _PROBES: dict[str, Callable[[AttackJob, Classifier, Images], Probe]] = {"risk": 
 """What makes each probe of `benchmark.rows.PROBES` from the victim and the clean test images."""
 
 
-def _poisoned_training_set(train: Images, tensors: dict[str, Tensor]) -> Images:
-    x, y = train.x.clone(), train.y.clone()
-    x[tensors["train.rows"]], y[tensors["train.rows"]] = tensors["train.x"], tensors["train.y"]
-    return Images(x, y, train.flips)
+@contextmanager
+def _poisoned(train: Images, tensors: dict[str, Tensor]) -> Iterator[Images]:
+    """Inside the block the training set is the poisoned one: in place, as in the attack."""
+    rows = tensors["train.rows"]
+    clean = train[rows]
+    try:
+        train.x[rows], train.y[rows] = tensors["train.x"], tensors["train.y"]
+        yield train
+    finally:
+        train.x[rows], train.y[rows] = clean.x, clean.y
 
 
 @contextmanager
@@ -332,9 +374,9 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _set_arithmetic() -> None:
-    """Ask for repeatable kernels in full precision."""
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+def set_arithmetic(deterministic: bool = True) -> None:
+    """Ask for full precision, and for repeatable kernels or for the fastest."""
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
     # torch's default rounds convolutions on GPUs; a recipe that wants that says so.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

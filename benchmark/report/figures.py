@@ -34,6 +34,7 @@ STYLE = {
     "grid.linewidth": 0.5,
 }
 MARKERS = "osD^vP*X<>ph"
+DPI = 150
 styled = mpl.rc_context(STYLE)
 
 
@@ -53,7 +54,7 @@ def looks(rows: DataFrame) -> dict[str, Look]:
 
 def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
     """A figure of rows x columns panels of `width` x `height` inches, and the array of its axes."""
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: nothing global to choose, nothing to close
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -62,9 +63,12 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """`stem`.pdf and `stem`.png, without dates, so that the same rows give the same bytes."""
     written = []
     stem.parent.mkdir(parents=True, exist_ok=True)
+    if layout := figure.get_layout_engine():  # once for both: it takes longer than the drawing
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
         path = stem.with_name(stem.name + suffix)
-        figure.savefig(path, dpi=150, metadata=metadata)
+        figure.savefig(path, dpi=DPI, metadata=metadata)
         written.append(path)
     return written
 
@@ -163,7 +167,9 @@ def curves(rows: DataFrame, looks: Mapping[str, Look]) -> Figure:
                 line.loc[0] = start
                 line, (colour, marker) = line.sort_index(), looks[defense]
                 axis.plot(line["mean"], color=colour, marker=marker, markevery=[-1], lw=1.2)
-                axis.fill_between(line.index, line["min"], line["max"], color=colour, alpha=0.2)
+                if (line["min"] < line["max"]).any():  # several seeds
+                    band = line.index, line["min"], line["max"]
+                    axis.fill_between(*band, color=colour, alpha=0.2)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=(1, 2, 5, 10)))
         axes[0, column].set_title(title)
         axes[0, column].yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))

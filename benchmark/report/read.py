@@ -19,6 +19,7 @@ from benchmark.rows import (
     AXES,
     COLUMNS,
     EXTRA_COLUMNS,
+    LATER_COLUMNS,
     NO_RESULT,
     UNDEFENDED,
     fault,
@@ -41,6 +42,8 @@ def read_rows(path: Path) -> DataFrame:
     if not path.is_file():
         raise InputError(f"{path} does not exist; run the grid first")
     rows, cut = _text(path)
+    for name in LATER_COLUMNS:
+        rows[name] = rows.get(name, "")
     if missing := [name for name in COLUMNS if name not in rows.columns]:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}; run the grid again")
     if rows.empty:

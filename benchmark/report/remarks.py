@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from pandas import DataFrame, Series
 
-from benchmark.report.render import pipes
+from benchmark.report.render import grouped, pipes
 from benchmark.rows import AXES
 
 CLEAN_MODEL = "trained on clean data"
@@ -46,6 +46,10 @@ def provenance(rows: DataFrame, selected: DataFrame) -> list[str]:
     parts = ["## Provenance"] + ([pipes(lines, left=3)] if lines[1:] else [])
     for title, column in (("Hardware", "device"), ("Versions", "versions")):
         parts.append(f"{title}: {'; '.join(value for value in rows[column].unique() if value)}.")
+    declared = rows[rows["arithmetic"].ne("")]
+    if len(declared):
+        defenses = declared["defense"].mask(declared["kind"] == "clean", CLEAN_MODEL)
+        parts.append(f"Arithmetic of the training: {grouped(declared['arithmetic'], defenses)}.")
     return parts
 
 

@@ -171,7 +171,8 @@ def labels_of(selected: DataFrame) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: `selected` covers several pairs.
     """
-    if len(pairs := selected[["dataset", "model"]].drop_duplicates()) > 1:
+    if any(selected[name].nunique() > 1 for name in ("dataset", "model")):
+        pairs = selected[["dataset", "model"]].drop_duplicates()
         raise ValueError(f"one table for several pairs: {pairs.to_dict('records')}")
     defenses = [d for d in selected["defense"].unique() if d != UNDEFENDED]
     return list(selected["attack"].unique()), [UNDEFENDED, *defenses]
@@ -225,7 +226,11 @@ def seeds_of(selected: DataFrame) -> DataFrame:
 
 def averaged_attacks(selected: DataFrame) -> list[str]:
     """The attacks that the Average covers: those whose undefended models are all sound."""
-    sound = cell_states(selected)[UNDEFENDED].isin(SOUND)
+    return _averaged(cell_states(selected))
+
+
+def _averaged(states: DataFrame) -> list[str]:
+    sound = states[UNDEFENDED].isin(SOUND)
     return list(sound.index[sound])
 
 
@@ -248,7 +253,8 @@ def pivot(
     every, some = by_cell["score"].agg(statistic), by_cell["sound"].count() > 0
     cells = by_cell["sound"].agg(statistic).where(some, every).unstack()
     cells = cells.reindex(index=attacks, columns=defenses)
-    averaged = averaged_attacks(selected)
+    states = cell_states(selected)
+    averaged = _averaged(states)
     average = cells.loc[averaged].mean(skipna=False)
     if statistic == "std":
         runs = scores[scores["attack"].isin(averaged)]
@@ -256,7 +262,7 @@ def pivot(
             axis=1, skipna=False
         )
         average = by_seed.groupby("defense").std()
-    complete = cell_states(selected).loc[averaged].isin(SOUND).all()
+    complete = states.loc[averaged].isin(SOUND).all()
     cells.loc["Average"] = average.where(complete).reindex(defenses)
     return cells
 

@@ -19,6 +19,7 @@ from benchmark.report.published import PUBLISHED, published_table
 from benchmark.report.read import read_rows
 from benchmark.report.remarks import attention, notes, pointer, provenance
 from benchmark.report.render import METRICS, Table, averages_table, metric_table, trigger_table
+from benchmark.report.risks import has_risks, risk_curves
 
 
 def report(
@@ -57,7 +58,10 @@ def report(
         for name, table in build(steps, chosen, clean, published, effective_acc).items():
             results += [f"### {METRICS.get(name, name.capitalize())}", table.markdown().strip()]
             written += save(table, folder / "tables" / place / name)
-        for name, figure in figures.draw(steps, chosen, looks).items():
+        drawn = figures.draw(steps, chosen, looks)
+        if has_risks(steps):
+            drawn["risks"] = risk_curves(steps, looks)
+        for name, figure in drawn.items():
             written += figures.save(figure, folder / "figures" / place / name)
             results.append(f"![{name}]({written[-1].relative_to(folder).as_posix()})")
     for file in set((folder / "tables").rglob("*.*")) - set(written):

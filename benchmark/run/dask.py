@@ -12,6 +12,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from benchmark.run.worker import Worker
 
 try:
     from distributed import Client, KilledWorker, Status, get_worker
+    from distributed.client import ClosedClientError
 except ImportError:
     raise InputError(
         "--engine dask needs the package 'distributed': pip install distributed"
@@ -92,7 +94,8 @@ class DaskPool(Pool):
 
     def close(self) -> None:
         """Take back what runs; the workers of the cluster stay."""
-        self._executor.shutdown(wait=False)
+        with suppress(ClosedClientError):  # the scheduler is lost, and what ran there with it
+            self._executor.shutdown(wait=False)
         self._client.close()
 
     def _workers(self) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
-from benchmark.process import Stale, become_worker, spoiled
+from benchmark.process import Stale, become_worker, keep_freed_memory, spoiled
 from benchmark.run.failures import NotStarted, Overdue, WorkerLost, ending
 
 POLL = 0.5
@@ -147,6 +147,7 @@ def _begin(driver: int) -> None:
     A nested process finds no start method of loky's name, so it gets the one that always works.
     """
     become_worker()
+    keep_freed_memory()
     multiprocessing.set_start_method("spawn", force=True)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

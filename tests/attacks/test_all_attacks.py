@@ -6,7 +6,7 @@ from attack_cases import ATTACKS
 from torch import Tensor
 
 from attacks.badnets import BadNets
-from attacks.base import Attack, poison
+from attacks.base import Attack, poison, poisoned
 from attacks.blended import Blended
 from attacks.input_aware import InputAware
 from attacks.lf import LF
@@ -44,6 +44,33 @@ def test_poisoning_changes_the_drawn_rows_only(
     assert torch.equal(stamped.y[others], digits.y[others])
     if attack.clean_label:
         assert torch.equal(stamped.y, digits.y)
+
+
+def test_poisoning_in_place_ends_with_the_block_however_it_ends(digits: Images) -> None:
+    attack, rows = BadNets(), torch.tensor([7, 2, 31])
+    before, copy = digits.x.clone(), poison(digits, rows, attack, attack.trigger, 10)
+    labels = digits.y.clone()
+    with pytest.raises(KeyboardInterrupt), poisoned(digits, rows, attack, attack.trigger, 10):
+        assert torch.equal(digits.x, copy.x) and torch.equal(digits.y, copy.y)
+        assert not torch.equal(digits.x, before)
+        raise KeyboardInterrupt
+    assert torch.equal(digits.x, before) and torch.equal(digits.y, labels)
+
+
+def test_a_trigger_that_fails_leaves_the_data_as_they_were(digits: Images) -> None:
+    calls: list[int] = []
+
+    def broken(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        if len(calls) == 2:
+            raise ArithmeticError
+        return 1 - x
+
+    many = Images(digits.x.repeat(10, 1, 1, 1), digits.y.repeat(10))
+    before, rows = many.x.clone(), torch.arange(400)
+    with pytest.raises(ArithmeticError), poisoned(many, rows, BadNets(), broken, 10):
+        raise AssertionError("unreachable")
+    assert calls == [256, 144] and torch.equal(many.x, before)
 
 
 @pytest.mark.parametrize("attack", [BadNets(), Blended(), SIG()])

@@ -1,5 +1,6 @@
 """Two triggers on one model: rows, labels, scores of each, and the table that shows them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,8 @@ def test_each_trigger_is_stamped_on_its_own_rows_and_relabelled(digits: Images) 
 
     class Spy(Blended):
         def __call__(self, model, train, rows, recipe, asset):  # type: ignore[no-untyped-def]
-            seen.append((train, rows, asset))
+            # Cloned: what the other attack has stamped is as before when the training ends.
+            seen.append((replace(train, x=train.x.clone(), y=train.y.clone()), rows, asset))
             return self.trigger
 
     asset = {"pattern": torch.zeros(1)}

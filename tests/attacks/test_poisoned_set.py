@@ -6,6 +6,7 @@ of the training set, WaNet's 12 triggered ones and 24 in noise mode, Input-Aware
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def handed_to_ep(attack: Attack, store: Store, monkeypatch: pytest.MonkeyPatch) 
     seen: list[Images] = []
 
     def spy(self: EP, model: Classifier, data: Images) -> Iterator[nn.Module]:
-        seen.append(data)
+        # Cloned: the dataset is as before when the job ends.
+        seen.append(replace(data, x=data.x.clone(), y=data.y.clone()))
         yield model
 
     monkeypatch.setattr(EP, "__call__", spy)

@@ -224,6 +224,27 @@ def test_report_needs_neither_torch_nor_the_cache(finished, tmp_path):
         assert again.read_bytes() == table.read_bytes()
 
 
+def test_a_run_of_which_all_is_cached_needs_no_torch_and_leaves_a_current_report(
+    finished, tmp_path
+):
+    shutil.copytree(finished[1], tmp_path / "results")
+    config = write(tmp_path)
+    folder = tmp_path / "results" / "tiny"
+    (folder / "config.txt").unlink()  # names the config of the first run
+    command = ("run", config, "--results", tmp_path / "results")
+    status, lines = without_torch(*command)
+    assert status == 0 and lines[-1] == "nothing ran: 2 of 2 jobs are cached"
+    written = (folder / "report.md").stat().st_mtime_ns
+    assert "tables and figures beside it" in lines[-2]
+    status, lines = without_torch(*command)
+    assert (status, lines[-2]) == (0, f"{folder / 'report.md'} is up to date")
+    assert (folder / "report.md").stat().st_mtime_ns == written
+    write(tmp_path, effective_acc=0.5)  # changes tables and no row
+    status, lines = without_torch(*command)
+    assert status == 0 and "up to date" not in lines[-2]
+    assert (folder / "report.md").stat().st_mtime_ns > written
+
+
 def test_report_without_rows_says_what_to_do(tmp_path, capsys):
     assert cli.main(["report", str(write(tmp_path)), "--results", str(tmp_path / "none")]) == 2
     assert "run the grid first" in capsys.readouterr().err

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from defense_cases import SAU_RECIPE, batch_norm_state, parameters, same
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.data import Images
 from benchmark.train import Recipe
+from benchmark.train import precision as precision_of
 from defenses.anp import ANP
 from defenses.at import AT
 from defenses.ep import EP
@@ -18,6 +21,7 @@ from defenses.ft import FT
 from defenses.i_bau import IBAU
 from defenses.nad import NAD
 from defenses.nc import NC
+from defenses.perturbation import adversarial
 from defenses.sau import SAU
 from models.classifier import Classifier
 
@@ -41,6 +45,45 @@ def test_who_moves_batch_norm_statistics(
     assert same(batch_norm_state(result), before) is not moves
     after = parameters(result)
     assert all(not torch.equal(after[name], weights[name]) for name in weights)
+
+
+class _WeightGradients(TorchDispatchMode):
+    """Counts convolutions' backward passes, and those that compute gradients by weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = self.by_weights = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            self.passes += 1
+            self.by_weights += bool(args[-1][1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_searches_compute_no_gradients_by_weights(
+    precision: Any, cnn: Classifier, digits: Images
+) -> None:
+    x, y = digits.floats(), digits.y
+    recipe = Recipe(**{**SAU_RECIPE, "precision": precision})
+    sau, ball = SAU(recipe=recipe), SAU().perturbation_sets()[0]
+    frozen = copy.deepcopy(cnn).requires_grad_(False)
+    classes = cnn(x).argmax(1)
+    searches = {
+        "AT": lambda: adversarial(cnn, ball, x, y, 5),
+        "SAU": lambda: sau.shared_examples(cnn, frozen, ball, x, y, classes, classes),
+        "NC": lambda: NC(epochs=1, recipe=recipe).triggers(cnn, digits),
+        "ANP": lambda: ANP(iterations=1, precision=precision).masks(cnn, digits),
+        "i-BAU": lambda: IBAU(precision=precision).perturbation(cnn, cnn.std, digits),
+    }
+    for name, search in searches.items():
+        with precision_of(precision, y.device), _WeightGradients() as counted:
+            search()
+        assert counted.passes >= 3 and not counted.by_weights, name
+    with _WeightGradients() as counted:
+        list(FT(recipe=Recipe(epochs=1))(cnn, digits))
+    assert counted.by_weights == counted.passes == 3
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from defense_cases import linear, parameters, same
 from torch import Tensor, nn
 
+import defenses.nc as nc_module
 from attacks.badnets import BadNets
 from attacks.base import poison_test
 from benchmark.data import Images
@@ -89,6 +90,19 @@ def test_nc_recovers_the_patch_of_a_trained_victim() -> None:
     patch[-3:, -3:] = True
     found = masks[attack.target, 0] > 0.5
     assert int((found & patch).sum()) / int((found | patch).sum()) > 0.5
+
+
+def test_nc_finds_the_same_bits_whatever_is_searched_together(
+    monkeypatch: pytest.MonkeyPatch, cnn: Classifier, digits: Images
+) -> None:
+    method, found = NC(epochs=3, batch_size=40), []
+    for classes in (1, 4, 10):
+        monkeypatch.setitem(nc_module.CHUNK, "cpu", classes * 40 * 32 * 32)
+        torch.manual_seed(0)
+        found.append(method.triggers(cnn, digits))
+    for masks, patterns in found[1:]:
+        assert torch.equal(masks, found[0][0]) and torch.equal(patterns, found[0][1])
+    assert len(found[0][0].flatten(1).sum(1).unique()) == 10
 
 
 def test_nc_returns_a_clean_model_untouched(caplog: pytest.LogCaptureFixture) -> None:

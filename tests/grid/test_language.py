@@ -118,9 +118,12 @@ def test_shares_of_clean_data_are_an_axis_of_the_defenses_that_use_them(tmp_path
     assert alone in shares.places and labels(grid(tmp_path, defenses=["ep"]))[1:] == ["EP"]
 
 
-def test_tables_in_different_folders_of_data_are_no_union(tmp_path):
-    for name in ("here", "there"):
-        write(tmp_path, name, **SMALL, data=name)
-    union = write(tmp_path, "all", include=["here.yaml", "there.yaml"])
-    with pytest.raises(InputError, match="data is 'here', 'there', accepted: one folder"):
+@pytest.mark.parametrize(
+    ("key", "values"), [("data", ["a", "b"]), ("deterministic", [True, False])]
+)
+def test_tables_that_differ_in_what_holds_for_a_whole_run_are_no_union(tmp_path, key, values):
+    for name, value in zip(("one", "two"), values, strict=True):
+        write(tmp_path, name, **SMALL, **{key: value})
+    union = write(tmp_path, "all", include=["one.yaml", "two.yaml"])
+    with pytest.raises(InputError, match=f"{key} is .+, .+, accepted: one value"):
         make_tables(union)

@@ -9,9 +9,10 @@ import torch
 
 from attacks.badnets import BadNets
 from benchmark.cache.store import Store
+from benchmark.cost import arithmetic
 from benchmark.datasets.digits import Digits
 from benchmark.jobs.job import AttackJob, DefenseJob
-from benchmark.jobs.run_job import run_job
+from benchmark.jobs.run_job import _Run, run_job
 from benchmark.loading import build
 from benchmark.plugin import text_digest
 from benchmark.train import Recipe
@@ -45,6 +46,47 @@ def finish(job, store):
     run_job(job, store, Path(), CPU)
     log = (store.root / job.key / "log.jsonl").read_text().splitlines()
     return store.rows(job.key), [json.loads(line) for line in log]
+
+
+@pytest.mark.parametrize(
+    ("defense", "expected"),
+    [
+        ({"ft": {"recipe": {"epochs": 1, "precision": "bf16"}}}, "bf16"),
+        ({"anp": {"iterations": 1, "precision": "bf16", "thresholds": [0.4]}}, "bf16"),
+        ("ep", "fp32"),
+    ],
+)
+def test_a_row_says_in_which_precision_its_job_trained(store, defense, expected):
+    rows, _ = finish(defended(build("defenses", defense)), store)
+    assert {row["arithmetic"] for row in rows} == {expected}
+    assert store.rows(VICTIM.key)[0]["arithmetic"] == "fp32"
+
+
+def test_a_row_says_whether_a_gpu_may_choose_its_kernels():
+    fields = {"attack": {"encoder_precision": "bf16"}, "recipe": {"precision": "tf32"}}
+    assert arithmetic(fields, True) == {"arithmetic": "tf32"}
+    assert arithmetic(fields, False) == {"arithmetic": "tf32, not repeatable"}
+    assert arithmetic({"defense": {}}, True) == {"arithmetic": "fp32"}
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_kernels_are_repeatable_unless_that_is_waived_and_on_a_cpu_always(
+    store, monkeypatch, deterministic
+):
+    seen = []
+
+    class Looks(ANP):
+        def __call__(self, model, data):
+            seen.append((torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark))
+            yield 0.0, model
+
+    job = defended(Looks(eps=0.123 + deterministic))
+    run_job(job, store, Path(), CPU, deterministic)
+    assert seen == [(True, False)]
+    assert store.rows(job.key)[0]["arithmetic"] == "fp32"
+    with _Run(Digits(), Path(), CPU, deterministic):
+        flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    assert flags == (deterministic, not deterministic)
 
 
 CHATTY = """

@@ -19,6 +19,7 @@ from benchmark.rows import (
     AXES,
     COLUMNS,
     KINDS,
+    LATER_COLUMNS,
     NO_RESULT,
     PART_COLUMNS,
     RULES,
@@ -44,7 +45,8 @@ def test_the_golden_rows_give_the_golden_tables_each_time(tmp_path):
 
 def test_the_golden_rows_have_every_column_kind_and_status():
     columns = pd.read_csv(GOLDEN / "rows.csv", nrows=0).columns
-    assert list(columns) == [*COLUMNS, *PART_COLUMNS]
+    # They are of the version before the last columns: such files stay readable.
+    assert list(columns) == [c for c in (*COLUMNS, *PART_COLUMNS) if c not in LATER_COLUMNS]
     rows = read_rows(GOLDEN / "rows.csv")
     assert set(rows["kind"]) == set(KINDS) - {"asset"}  # an asset has no scores
     assert set(rows["status"]) == {*STATUSES, *NO_RESULT}

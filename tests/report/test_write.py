@@ -13,6 +13,7 @@ from table_rows import VICTIM, row
 from benchmark.errors import InputError
 from benchmark.report.read import read_rows
 from benchmark.report.write import report
+from benchmark.rows import LATER_COLUMNS
 
 
 def test_several_pairs_get_folders_of_their_own(tmp_path):
@@ -54,6 +55,18 @@ def test_bad_rows_are_refused_in_one_line(tmp_path, spoil, message):
     with pytest.raises(InputError, match=message) as caught:
         report(tmp_path, {})
     assert str(tmp_path / "rows.csv") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rows_of_a_version_without_the_last_columns_are_read(tmp_path):
+    rows = DataFrame([VICTIM])
+    rows.drop(columns=[*LATER_COLUMNS]).to_csv(tmp_path / "rows.csv", index=False)
+    assert read_rows(tmp_path / "rows.csv")["arithmetic"].tolist() == [""]
+    report(tmp_path, {})
+    assert "Arithmetic" not in (tmp_path / "report.md").read_text()
+    rows.assign(arithmetic="bf16").to_csv(tmp_path / "rows.csv", index=False)
+    report(tmp_path, {})
+    text = (tmp_path / "report.md").read_text()
+    assert "Arithmetic of the training: bf16 (No Defense)." in text
 
 
 def test_missing_rows_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,13 @@ def test_a_scheduler_that_is_lost_ends_the_run_and_a_new_cluster_goes_on(own, co
         cluster.close()
     assert not driver.left()
     assert sum(outcome.state == "cached" for outcome in outcomes) == len(done)
+
+
+def test_a_pool_whose_client_has_given_up_can_be_closed(cluster, connect):
+    pool = connect(cluster)
+    pool.submit(time.sleep, 0.1)
+    pool._client.sync(pool._client._close, fast=True)  # what it does without a scheduler
+    pool.close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
