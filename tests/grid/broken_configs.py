@@ -55,6 +55,8 @@ ZERO = {
 """Fields that may be 0, by owner; `target` may be everywhere."""
 OPTIONAL = {"period", "betas", "stages", "effective_acc"}
 """Fields that may be null."""
+LISTS = {"thresholds", "betas", "seeds"}
+"""Fields of `ZERO` with a list of numbers; where another one has a list, that is a sweep."""
 TEXT = {"data"}
 """Fields with any text."""
 
@@ -179,7 +181,8 @@ def _is_right(path: tuple[Any, ...], before: Any, value: Any) -> bool:
         free = name in TEXT and isinstance(before, str) and value != ""
         return free or (name == "image" and value == "")
     if value == 0 and type(value) is int:
-        number = type(before) in (int, float)
+        sweep = whole and isinstance(before, list) and name not in LISTS
+        number = sweep or type(before) in (int, float)
         return number and (name == "target" or (owner, name) in ZERO)
     return False
 
