@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.errors import InputError, printable
 from benchmark.rows import AXES, COLUMNS, NO_RESULT, Row
+from benchmark.standins import without_torch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from benchmark.cache.store import Store
     from benchmark.grid.config import Config
     from benchmark.grid.grid import Grid
+    from benchmark.published import Reproduced
+    from benchmark.report.published import Published
 
 ORIGIN = "config.txt"
 """Names the config of a results folder, seen from that folder."""
@@ -64,13 +67,18 @@ def claim_rows(folder: Path, config: Path) -> None:
 
 
 def write_rows(
-    grid: Grid, store: Store, folder: Path, config: Config, again: Collection[str] = ()
+    grid: Grid,
+    store: Store,
+    folder: Path,
+    config: Config,
+    file: Path,
+    again: Collection[str] = (),
 ) -> None:
     """Write `rows.csv` of all cells and the report; nothing when none is finished.
 
     Rows that are in the file already, and whose jobs are of the grid but not in the cache, stay:
-    they may be of another machine. Other cells without a result have a row that says why. again:
-    keys of jobs whose earlier rows were given up.
+    they may be of another machine. Other cells without a result have a row that says why. file: of
+    the config. again: keys of jobs whose earlier rows were given up.
     """
     import pandas as pd
 
@@ -98,15 +106,42 @@ def write_rows(
     draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
     rows.to_csv(draft, index=False, encoding="utf-8")
     draft.replace(folder / "rows.csv")
-    write_report(folder, config)
+    write_report(folder, config, file)
 
 
-def write_report(folder: Path, config: Config) -> None:
-    """Write the report of `folder/rows.csv` and say where it is."""
+def write_report(folder: Path, config: Config, file: Path) -> None:
+    """Write the report of `folder/rows.csv` and say where it is. file: of the config."""
     from benchmark.report.write import report
 
-    files = report(folder, config.select, config.effective_acc, config.average_collapsed)
+    rules, published = config.select, published_of(file)
+    files = report(folder, rules, config.effective_acc, config.average_collapsed, published)
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
+
+
+def published_of(file: Path) -> Published | None:
+    """The published numbers that the jobs of a config are compared with, found by what was run.
+
+    None without published numbers, or if the grid of the config cannot be made any more: its rows
+    are reported nevertheless.
+    """
+    from benchmark.published import read_paper
+    from benchmark.report.published import Published
+
+    if (paper := read_paper()) is None:
+        return None
+
+    def read_grid() -> Reproduced:
+        from benchmark.grid.config import read
+        from benchmark.grid.grid import make_grid
+        from benchmark.grid.published import reproduced
+
+        return reproduced(make_grid(read(file)).jobs(), paper)
+
+    try:
+        return Published(paper, without_torch(read_grid))
+    except InputError as error:
+        print(f"published numbers are left out: {error}")
+        return None
 
 
 def _usual(folder: Path) -> str:

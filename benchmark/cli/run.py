@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             except NoWorkers as error:
                 stopped = str(error)
     # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
-    write_rows(whole, store, results, config, again)
+    write_rows(whole, store, results, config, arguments.config, again)
     if left := driver.left():
         why = stopped or f"the budget of {arguments.budget} is used up"
         took = duration(sum(map(durations.seconds, left)))
