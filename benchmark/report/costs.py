@@ -90,7 +90,8 @@ def effect_table(rows: DataFrame, selected: DataFrame, effective_acc: float | No
     text.insert(0, "Attack", [*attack_titles(selected).values(), "Average"])
     plain = seconds.copy()
     if selected["seed"].nunique() > 1:
-        numbers.loc["Average"] = by_seed.notna().all(axis=1).groupby("defense").sum()
+        whole = by_seed.notna().all(axis=1).groupby("defense").sum()
+        numbers.loc["Average"] = whole.reindex(defenses).fillna(0)
         plain = plain.join([spread.add_suffix(" std"), numbers.astype("Int64").add_suffix(" n")])
     plain = plain.rename_axis("attack").reset_index()
     plain["lower bounds"] = ["; ".join(bound.columns[line]) for line in bound.to_numpy()]

@@ -152,7 +152,9 @@ def comparison_table(published: Published, layout: Layout, selected: DataFrame) 
                 sound = cell.state in tables.SOUND
                 ours.loc[line, (column, metric)] = cell.scores[metric].mean if sound else np.nan
                 theirs.loc[line, (column, metric)] = cell.scores[metric].published
-    ranked = {"ours": _ranks(ours), "published": _ranks(theirs)}
+    ranked = {"ours": _ranks(ours)}
+    if {*columns} <= {UNDEFENDED, *layout.defenses}:  # each published defense once
+        ranked["published"] = _ranks(theirs)
     for line in lines:
         ranks += [ranked[k].loc[line] if k in ranked else Series(np.nan, every) for k in LINES]
     titles = [(column, TITLES[metric]) for column, metric in every]
