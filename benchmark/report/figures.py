@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from pandas import DataFrame, Series, isna
+from pandas import DataFrame, Series
 
 from benchmark.report.render import MARKS, METRICS, attack_titles
 from benchmark.report.tables import ABSENT, SOUND, cell_states, labels_of, pivot
@@ -104,8 +104,8 @@ def scatter(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
             face = look.colour if sound else "none"
             point = acc.at[attack, defense], asr.at[attack, defense]
             axis.plot(*point, look.marker, color=look.colour, mfc=face, ms=6, mew=0.8, alpha=0.85)
-            across, up = (std.at[attack, defense] for std in stds)
-            if not isna(across):
+            across, up = (std.loc[[attack], defense].to_numpy(float) for std in stds)
+            if not np.isnan(across).any():
                 axis.errorbar(*point, up, across, fmt="none", ecolor=look.colour, elinewidth=0.8)
         axis.margins(x=0.15)
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
