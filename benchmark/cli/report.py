@@ -18,5 +18,5 @@ def report(arguments: argparse.Namespace) -> int:
     config, folder = read(arguments.config), results_folder(arguments)
     keys = partial(without_torch, partial(keys_of, arguments.config))
     check_rows(folder, arguments.config, keys)
-    write_report(folder, config)
+    write_report(folder, config, arguments.config)
     return 0
