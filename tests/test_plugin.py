@@ -121,7 +121,7 @@ def test_a_nested_recipe_keeps_the_plugins_own_defaults():
         ("attacks", {"badnets": {}, "blended": {}}, ["expected a name"]),
         ("attacks", {"badnets": 3}, ["{name: {field: value}}"]),
         ("attacks", {3: {}}, ["{name: {field: value}}"]),
-        ("attacks", "base", ["unknown attack 'base'", "accepted: badnets"]),
+        ("attacks", "base", ["unknown attack 'base'", "badnets, blended"]),
         ("attacks", "no/such.py", ["no plugin file 'no/such.py'"]),
         ("attacks", "../badnets", ["unknown attack '../badnets'"]),
     ],

@@ -20,5 +20,5 @@ def report(arguments: argparse.Namespace) -> int:
     there = [file for file in tables if (folders[file] / "rows.csv").exists()]
     for file in there or list(tables)[:1]:
         check_rows(folders[file], file, partial(without_torch, partial(keys_of, file)))
-        write_report(folders[file], tables[file])
+        write_report(folders[file], tables[file], file)
     return 0

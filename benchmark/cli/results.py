@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.errors import InputError, printable
 from benchmark.rows import AXES, COLUMNS, LATER_COLUMNS, NO_RESULT, Row
+from benchmark.standins import without_torch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from benchmark.cache.store import Store
     from benchmark.grid.config import Config
     from benchmark.grid.grid import Grid
+    from benchmark.published import Reproduced
+    from benchmark.report.published import Published
 
 ORIGIN = "config.txt"
 """Names the config of a results folder, seen from that folder."""
@@ -123,31 +126,61 @@ def write_rows(
     if _is_current(folder, file):
         print(f"{folder / 'report.md'} is up to date")
     else:
-        write_report(folder, config)
+        write_report(folder, config, file)
 
 
-def write_report(folder: Path, config: Config) -> None:
-    """Write the report of `folder/rows.csv` and say where it is."""
+def write_report(folder: Path, config: Config, file: Path) -> None:
+    """Write the report of `folder/rows.csv` and say where it is. file: of the config."""
     from benchmark.report.write import report
 
-    files = report(folder, config.select, config.effective_acc, config.average_collapsed)
+    rules, published = config.select, published_of(file)
+    files = report(folder, rules, config.effective_acc, config.average_collapsed, published)
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
 
 
 def _is_current(folder: Path, config: Path) -> bool:
     """Whether the report, whose last file is `report.md`, is newer than all that it depends on.
 
-    That is rows, config, published numbers, and the code that draws it.
+    That is rows, config with its defaults, published numbers, and the code that draws it.
     """
+    from benchmark.grid.config import files_of
+
     code = Path(__file__).parents[1]
     published = code.parent / "results" / "paper"
-    sources = [config, folder / "rows.csv", code / "rows.py", *published.glob("*.csv")]
+    sources = [*files_of(config), folder / "rows.csv", code / "rows.py", *published.glob("*.*")]
+    sources += [code / "published.py", code / "grid" / "published.py"]
     sources += (code / "report").glob("*.py")
     try:
         written = (folder / "report.md").stat().st_mtime_ns
         return all(source.stat().st_mtime_ns < written for source in sources)
     except OSError:  # no report yet
         return False
+
+
+def published_of(file: Path) -> Published | None:
+    """The published numbers that the jobs of a table are compared with, found by what was run.
+
+    None without published numbers, or if the grid of the table cannot be made any more: its rows
+    are reported nevertheless. file: of the table.
+    """
+    from benchmark.published import read_paper
+    from benchmark.report.published import Published
+
+    if (paper := read_paper()) is None:
+        return None
+
+    def read_grid() -> Reproduced:
+        from benchmark.grid.config import read_tables
+        from benchmark.grid.grid import make_grid
+        from benchmark.grid.published import reproduced
+
+        return reproduced(make_grid(read_tables(file)[file]).jobs(), paper)
+
+    try:
+        return Published(paper, without_torch(read_grid))
+    except InputError as error:
+        print(f"published numbers are left out: {error}")
+        return None
 
 
 def _usual(folder: Path, config: Path) -> str:

@@ -143,6 +143,12 @@ def read_tables(path: Path) -> dict[Path, Config]:
     return reader.tables
 
 
+def files_of(path: Path) -> list[Path]:
+    """The file of a table, and those whose keys it takes over. path: of `read_tables`."""
+    content = _document(path)
+    return [path, *(files_of(path.parent / content[DEFAULTS]) if DEFAULTS in content else [])]
+
+
 class _Reader:
     """Collects the tables of a file and of those that it includes.
 

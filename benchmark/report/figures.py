@@ -85,10 +85,20 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
+def seeds_entry(selected: DataFrame, what: str) -> list[Artist]:
+    """The entry of a legend that says what stands for several seeds; none for a single one."""
+    seeds = selected["seed"].nunique()
+    return [Line2D([], [], ls="", label=f"{what}, n = {seeds}")] if seeds > 1 else []
+
+
 @styled
 def scatter(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
-    """ACC against ASR of one (dataset, model) pair, a panel per attack; best is bottom right."""
+    """ACC against ASR of one (dataset, model) pair, a panel per attack; best is bottom right.
+
+    Whiskers: standard deviation over seeds.
+    """
     acc, asr = 100 * pivot(selected, "acc"), 100 * pivot(selected, "asr")
+    stds = [100 * pivot(selected, metric, "std") for metric in ("acc", "asr")]
     states, titles = cell_states(selected), attack_titles(selected)
     columns = min(4, len(titles))
     figure, axes = canvas(ceil(len(titles) / columns), columns, max(1.9, 3.6 / columns), 1.9)
@@ -98,6 +108,9 @@ def scatter(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
             face = look.colour if sound else "none"
             point = acc.at[attack, defense], asr.at[attack, defense]
             axis.plot(*point, look.marker, color=look.colour, mfc=face, ms=6, mew=0.8, alpha=0.85)
+            across, up = (std.loc[[attack], defense].to_numpy(float) for std in stds)
+            if not np.isnan(across).any():
+                axis.errorbar(*point, up, across, fmt="none", ecolor=look.colour, elinewidth=0.8)
         axis.margins(x=0.15)
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
         axis.set(title=title, xlabel="ACC (%)", ylim=(-8, 108))
@@ -105,19 +118,27 @@ def scatter(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
         axis.set_ylabel("ASR (%)")
     for axis in axes.flat[len(titles) :]:
         axis.remove()
-    legend(figure, [sample(d, looks[d], ls="") for d in acc.columns])
+    entries = [sample(d, looks[d], ls="") for d in acc.columns]
+    legend(figure, [*entries, *seeds_entry(selected, "± std")])
     return figure
 
 
 @styled
 def der_heatmap(selected: DataFrame) -> Figure:
-    """DER of one (dataset, model) pair, attacks and their Average x defenses."""
+    """DER of one (dataset, model) pair, attacks and their Average x defenses.
+
+    Of several seeds with the standard deviation.
+    """
     scores, titles = 100 * pivot(selected, "der"), attack_titles(selected)
     states = cell_states(selected).reindex_like(scores).fillna("ok")
     marks = states.map(lambda state: MARKS.get(state, ""))
-    text = scores.map("{:.1f}".format).replace("nan", "-") + marks
+    stds = 100 * pivot(selected, "der", "std")
+    below = stds.map(lambda std: "" if np.isnan(std) else f"\n± {std:.1f}")
+    text = scores.map("{:.1f}".format).replace("nan", "-") + marks + below
     text = text.where(~states.isin(ABSENT), marks)
-    width, height = (max(3.6, 0.58 * scores.shape[1] + 1.8), 0.3 * scores.shape[0] + 1.0)
+    seeds = selected["seed"].nunique()
+    line = 0.3 if seeds == 1 else 0.45
+    width, height = (max(3.6, 0.58 * scores.shape[1] + 1.8), line * scores.shape[0] + 1.0)
     figure, axes = canvas(1, 1, width, height)
     axis = axes[0, 0]
     axis.set_facecolor("0.9")
@@ -177,7 +198,8 @@ def curves(rows: DataFrame, looks: Mapping[str, Look]) -> Figure:
     axes[0, 0].set_ylabel("ACC (%)")
     axes[1, 0].set_ylabel("ASR (%)")
     level = sample(UNDEFENDED, looks[UNDEFENDED]._replace(marker=""), ls="--")
-    legend(figure, [*(sample(d, looks[d]) for d in defenses), level])
+    entries = [*(sample(d, looks[d]) for d in defenses), level]
+    legend(figure, [*entries, *seeds_entry(rows, "range")])
     return figure
 
 
@@ -215,7 +237,8 @@ def bars(selected: DataFrame, looks: Mapping[str, Look]) -> Figure:
         axis.grid(axis="x", visible=False)
         axis.set(ylabel=f"{METRICS[metric]} (%)", ylim=(0, 105), xlim=(-0.6, len(titles) - 0.4))
         axis.set_xticks(range(len(titles)), list(titles.values()))
-    legend(figure, [Patch(color=looks[d].colour, label=d) for d in defenses])
+    entries = [Patch(color=looks[d].colour, label=d) for d in defenses]
+    legend(figure, [*entries, *seeds_entry(selected, "± std")])
     return figure
 
 

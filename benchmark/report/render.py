@@ -6,6 +6,7 @@ numbers have files of their own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,10 +50,11 @@ class Table:
     ranks: DataFrame
     notes: tuple[str, ...] = ()
     left: int = 1
+    float_format: str = "%.2f"
 
     def csv(self) -> str:
-        """Plain numbers with two decimals."""
-        return self.numbers.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+        """Plain numbers, with two decimals unless `float_format` says otherwise."""
+        return self.numbers.to_csv(index=False, float_format=self.float_format, lineterminator="\n")
 
     def markdown(self) -> str:
         """Caption, pipe table (best bold, second best underlined), notes."""
@@ -105,7 +107,7 @@ def caption(selected: DataFrame, what: str, over_seeds: str = "mean ± standard 
     ratios = selected["poison_ratio"].dropna().map(lambda share: f"{100 * share:.3g} %")
     ratio = ratios.iloc[0] if ratios.nunique() == 1 else grouped(ratios, selected["attack"])
     ratio = f"; poisoning ratio {ratio}" if ratio else ""
-    over = "seed" if len(seeds) == 1 else f"{over_seeds} over the seeds"
+    over = "seed" if len(seeds) == 1 else f"{over_seeds} over n = {len(seeds)} seeds,"
     text = f"{what}. {first['dataset']}, {first['model']}; {over} {', '.join(map(str, seeds))}"
     defended = selected[selected["rule"] != ""]
     rules = defended["rule"].replace("oracle", "oracle, which looks at test data,")
@@ -156,14 +158,25 @@ def cell_lines(
 ) -> tuple[DataFrame, DataFrame]:
     """(text, numbers) with a line for each (attack, defense) and a column for each metric.
 
-    `titles` maps metrics to titles of columns; numbers are in percent.
+    `titles` maps metrics to titles of columns; numbers are in percent, those of several seeds with
+    spread and count.
     """
     text, numbers = DataFrame(index=lines), DataFrame(index=lines)
     for metric, title in titles.items():
         printed = cells(selected, metric).stack().astype(object)
         text[title] = printed.reindex(lines, fill_value="-")
-        numbers[title] = 100 * tables.pivot(selected, metric).stack().reindex(lines)
-    return text, numbers
+        mean, std = (tables.pivot(selected, metric, how) for how in ("mean", "std"))
+        numbers[title] = 100 * mean.stack().reindex(lines)
+        numbers[f"{title} std"] = 100 * std.stack().reindex(lines)
+    numbers["n"] = tables.seeds_of(selected).stack().reindex(lines).astype("Int64")
+    return text, _several(selected, numbers)
+
+
+def _several(selected: DataFrame, numbers: DataFrame) -> DataFrame:
+    """The numbers, without the columns that say nothing of a single seed: spread and count."""
+    if selected["seed"].nunique() > 1:
+        return numbers
+    return numbers[[name for name in numbers if not re.search(r"(^| )(std|n)$", str(name))]]
 
 
 def attack_titles(selected: DataFrame) -> dict[str, str]:
@@ -230,7 +243,8 @@ def metric_table(selected: DataFrame, metric: str, notes: tuple[str, ...] = ()) 
     ranks = tables.rank(mean[sound].loc[[*averaged, "Average"]].reindex(mean.index), metric)
     text = cells(selected, metric)
     text.insert(0, "Attack", [*attack_titles(selected).values(), "Average"])
-    numbers = mean.join(std.dropna(axis=1, how="all").add_suffix(" std"))
+    counts = tables.average_seeds(selected).reindex(columns=mean.columns).add_suffix(" n")
+    numbers = _several(selected, mean.join([std.add_suffix(" std"), counts.astype("Int64")]))
     numbers.insert(0, "attack", mean.index)
     numbers["status"] = states.apply(
         lambda row: "; ".join(f"{d} {s}" for d, s in row.items() if s != "ok"), axis=1
@@ -254,10 +268,15 @@ def averages_table(selected: DataFrame) -> Table | None:
     defenses = tables.labels_of(selected)[1]
     text, numbers, ranks = (DataFrame(index=defenses) for _ in range(3))
     for metric, title in METRICS.items():
-        mean = 100 * tables.pivot(selected, metric).loc[["Average"]]
+        mean, std = (
+            100 * tables.pivot(selected, metric, how).loc[["Average"]] for how in ("mean", "std")
+        )
         text[title] = cells(selected, metric).loc["Average"].reindex(defenses, fill_value="-")
         numbers[title] = mean.loc["Average"].reindex(defenses)
+        numbers[f"{title} std"] = std.loc["Average"].reindex(defenses)
         ranks[title] = tables.rank(mean, metric).loc["Average"].reindex(defenses)
+    numbers["n"] = tables.average_seeds(selected).loc["Average"].astype("Int64")
+    numbers = _several(selected, numbers)
     text, numbers = (frame.rename_axis("Defense").reset_index() for frame in (text, numbers))
     what = f"Average over {len(averaged)} attacks in percent; best defense bold, second underlined"
     ranks = ranks.reset_index(drop=True)

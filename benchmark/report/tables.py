@@ -198,13 +198,16 @@ def cell_states(selected: DataFrame) -> DataFrame:
     columns = (selected["attack"], selected["defense"], selected["status"], counted(selected))
     for attack, defense, status, enters in zip(*columns, strict=True):
         cells[attack, defense].append((status, enters))
-    states = [_state(cells[a, d], seeds) for a in attacks for d in defenses]
+    states = [state_of(cells[a, d], seeds) for a in attacks for d in defenses]
     table = np.array(states, dtype=object).reshape(len(attacks), len(defenses))
     return DataFrame(table, index=attacks, columns=defenses)
 
 
-def _state(runs: Sequence[tuple[str, bool]], seeds: int) -> str:
-    """The state of a cell of several runs: the status of each, and whether it enters means."""
+def state_of(runs: Sequence[tuple[str, bool]], seeds: int) -> str:
+    """The state of a cell of several runs: the status of each, and whether it enters means.
+
+    seeds: how many runs the cell should have.
+    """
     statuses = {status for status, _ in runs}
     absent = [status for status in ABSENT if status in statuses]
     if len(absent) == len(statuses) or "not applicable" in absent:
@@ -222,6 +225,16 @@ def seeds_of(selected: DataFrame) -> DataFrame:
     attacks, defenses = labels_of(selected)
     numbers = cells["sound"].where(cells["sound"] > 0, cells["scored"]).unstack()
     return numbers.reindex(index=attacks, columns=defenses).fillna(0).astype(int)
+
+
+def average_seeds(selected: DataFrame) -> DataFrame:
+    """`seeds_of` with a row Average: in how many seeds every attack of the Average is sound."""
+    numbers, averaged = seeds_of(selected), averaged_attacks(selected)
+    sound = selected[counted(selected) & selected["attack"].isin(averaged)]
+    attacks = sound.groupby(["defense", "seed"])["attack"].nunique()
+    whole = attacks.eq(len(averaged)).groupby("defense").sum()
+    numbers.loc["Average"] = whole.reindex(numbers.columns).fillna(0).astype(int)
+    return numbers
 
 
 def averaged_attacks(selected: DataFrame) -> list[str]:

@@ -14,12 +14,16 @@ from pandas import DataFrame
 
 from benchmark.errors import InputError
 from benchmark.report import figures, tables
-from benchmark.report.costs import cost_table, effect_table
-from benchmark.report.published import PUBLISHED, published_table
+from benchmark.report.costs import cost_table, effect_table, published_times
+from benchmark.report.critical import critical_difference
+from benchmark.report.layout import published_tables
+from benchmark.report.norms import norm_table, read_norms
+from benchmark.report.published import Published
 from benchmark.report.read import read_rows
 from benchmark.report.remarks import attention, notes, pointer, provenance
 from benchmark.report.render import METRICS, Table, averages_table, metric_table, trigger_table
 from benchmark.report.risks import has_risks, risk_curves
+from benchmark.report.significance import paired_table, paired_tests, why_no_test
 
 
 def report(
@@ -27,18 +31,20 @@ def report(
     rules: Mapping[str, str],
     effective_acc: float | None = None,
     average_collapsed: bool = False,
-    published: Path = PUBLISHED,
+    published: Published | None = None,
 ) -> list[Path]:
     """Write tables, figures and `report.md` of `folder/rows.csv` into `folder`; returns the files.
 
     `rules` maps a defense's label to the selection rule (`benchmark.report.tables`) that replaces
-    the one in the rows. `average_collapsed`: averages include collapsed victims. With several
-    (dataset, model) pairs, a pair has subfolders.
+    the one in the rows. `average_collapsed`: averages include collapsed victims. `published`: what
+    the rows are compared with. Where `measurements/trigger_norms.py` has put `trigger_norms.csv`
+    beside the rows, there is a table of trigger norms. With several (dataset, model) pairs, a pair
+    has subfolders.
 
     Raises:
         InputError: a file that is no table of rows, or an unknown rule.
     """
-    rows = read_rows(folder / "rows.csv")
+    rows, norms = read_rows(folder / "rows.csv"), read_norms(folder / "trigger_norms.csv")
     if average_collapsed:
         rows = tables.keep_collapsed(rows)
     attacked = rows["kind"] != "clean"
@@ -55,17 +61,25 @@ def report(
         name = re.sub(r"[^a-z0-9]+", "-", f"{dataset} {model}".lower()).strip("-")
         place = name if len(pairs) > 1 else ""
         results.append(f"## {dataset}, {model}")
-        for name, table in build(steps, chosen, clean, published, effective_acc).items():
-            results += [f"### {METRICS.get(name, name.capitalize())}", table.markdown().strip()]
-            written += save(table, folder / "tables" / place / name)
+        made = build(steps, chosen, clean, effective_acc)
+        made |= compared(made, steps, chosen, published, norms)
         drawn = figures.draw(steps, chosen, looks)
+        if tests := paired_tests(chosen):
+            made["tests"] = paired_table(chosen, tests)
+            drawn["critical"] = critical_difference(tests, looks)
+        for name, table in made.items():
+            results += [f"### {_title(name)}", table.markdown().strip()]
+            written += save(table, folder / "tables" / place / name)
         if has_risks(steps):
             drawn["risks"] = risk_curves(steps, looks)
+        if chosen["der"].notna().any() and (why := why_no_test(chosen)):
+            results += ["### Tests", why]
         for name, figure in drawn.items():
             written += figures.save(figure, folder / "figures" / place / name)
             results.append(f"![{name}]({written[-1].relative_to(folder).as_posix()})")
-    for file in set((folder / "tables").rglob("*.*")) - set(written):
-        file.unlink()  # a table that these rows no longer have
+    optional = [*(folder / "tables").rglob("*.*"), *(folder / "figures").rglob("critical.*")]
+    for file in set(optional) - set(written):
+        file.unlink()  # a table or figure that these rows no longer have
     written.append(folder / "report.md")
     runs = pd.concat([selected, rows[~attacked]]) if (~attacked).any() else selected
     parts = [f"# {folder.name}", *pointer(runs), *results]
@@ -78,7 +92,6 @@ def build(
     rows: DataFrame,
     selected: DataFrame,
     clean: DataFrame,
-    published: Path,
     effective_acc: float | None,
 ) -> dict[str, Table]:
     """Every table of one (dataset, model) pair that its rows allow, by file name.
@@ -99,9 +112,35 @@ def build(
         "triggers": trigger_table(selected),
         "cost": cost_table(rows),
         "effect": effect_table(rows, selected, effective_acc),
-        "reported": published_table(selected, published),
     }
     return {name: table for name, table in every.items() if table}
+
+
+def compared(
+    made: Mapping[str, Table],
+    rows: DataFrame,
+    selected: DataFrame,
+    published: Published | None,
+    norms: DataFrame | None,
+) -> dict[str, Table]:
+    """The tables of the paper that the rows of one (dataset, model) pair are of, by file name.
+
+    `made` are those of `build`; `norms` are of triggers, see `benchmark.report.norms`.
+    """
+    every: dict[str, Table | None] = {}
+    if published is not None:
+        if "effect" in made:
+            every["table7"] = published_times(made["effect"], selected, published)
+        every |= published_tables(published, rows, selected)
+    if norms is not None:
+        every["table11"] = norm_table(norms, selected, published)
+    return {name: table for name, table in every.items() if table}
+
+
+def _title(name: str) -> str:
+    """The heading of a table, by its file name: `table3` is "Table 3"."""
+    words = re.sub(r"^table(\d+)$", r"table \1", name).replace("_", " ")
+    return METRICS.get(name, words[:1].upper() + words[1:])
 
 
 def save(table: Table, stem: Path) -> list[Path]:

@@ -108,8 +108,15 @@ def test_times_of_a_cell_that_lacks_seeds_say_how_many_it_has():
     rows[-3] |= {"status": "failed", "acc": np.nan, "asr": np.nan}  # FT
     table = effect_table(DataFrame(rows), select(DataFrame(rows), {}), None)
     assert table is not None
-    assert table.text.loc[0].tolist() == ["BadNets", "10.0 (1 of 2)§", "10.0 (1 of 2)†", ">10.0"]
-    assert table.text.loc[1].tolist() == ["Average", "10.0§", "-", ">10.0"]
+    assert table.text.loc[0].tolist() == [
+        "BadNets",
+        "10.0 (1 of 2)§",
+        "10.0 (1 of 2)†",
+        ">10.0 ± 0.0",
+    ]
+    assert table.text.loc[1].tolist() == ["Average", "10.0§", "-", ">10.0 ± 0.0"]
+    counts = table.numbers[["FT n", "SAU n", "NC n"]]
+    assert counts.to_numpy().tolist() == [[1, 1, 2], [1, 0, 2]]
 
 
 def test_no_time_without_the_scores_of_the_victim():

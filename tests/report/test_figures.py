@@ -61,8 +61,12 @@ def test_figures_show_the_grid(attacks, defenses, seeds, tmp_path):
     }  # der: with colour bar
     assert {name: len(figure.axes) for name, figure in made.items()} == panels
     legend = [text.get_text() for text in made["scatter"].legends[0].get_texts()]
-    assert legend == ["No Defense", *DEFENSES[:defenses]]
+    several = ["± std, n = 2"] * (seeds == 2)
+    assert legend == ["No Defense", *DEFENSES[:defenses], *several]
     assert len(made["scatter"].axes[0].lines) == defenses + 1
+    whiskers = made["scatter"].axes[0].collections
+    assert len(whiskers) == 2 * (defenses + 1) * (seeds == 2)
+    assert any("±" in text.get_text() for text in made["der"].axes[0].texts) == (seeds == 2)
     labels = [text.get_text() for text in made["der"].axes[0].get_yticklabels()]
     assert labels[0] == "BadNets" and labels[-1] == "Average" and len(labels) == attacks + 1
     for name, figure in made.items():

@@ -129,7 +129,7 @@ def test_the_config_says_whether_collapsed_victims_are_averaged(tmp_path, no_fig
     lists = {"datasets": ["digits"], "models": ["small_cnn"], "attacks": ["badnets"]}
     averages = {}
     for kept in (False, True):
-        write_report(tmp_path, Config(**lists, average_collapsed=kept))
+        write_report(tmp_path, Config(**lists, average_collapsed=kept), tmp_path / "gone.yaml")
         table = pd.read_csv(tmp_path / "tables" / "acc.csv", index_col="attack")
         averages[kept] = table.loc["Average", "No Defense"]
         text = (tmp_path / "report.md").read_text("utf-8")

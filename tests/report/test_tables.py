@@ -222,7 +222,7 @@ def test_seeds_are_averaged_with_their_spread():
     assert pivot(selected, "acc").loc["Average", "FT"] == pytest.approx(0.81)
     assert pivot(selected, "acc", "std")["FT"].tolist() == pytest.approx([0.02 / 2**0.5] * 3)
     assert cells(selected, "acc").at["BadNets", "FT"] == "91.00 ± 1.41"
-    assert "mean ± standard deviation over the seeds 0, 1;" in caption(selected, "ACC")
+    assert "mean ± standard deviation over n = 2 seeds, 0, 1;" in caption(selected, "ACC")
 
 
 def test_two_pairs_do_not_share_a_table():
