@@ -91,7 +91,7 @@ def effect_table(rows: DataFrame, selected: DataFrame, effective_acc: float | No
     plain = seconds.copy()
     if selected["seed"].nunique() > 1:
         whole = by_seed.notna().all(axis=1).groupby("defense").sum()
-        shown = seconds.loc["Average"].notna()
+        shown = seconds.loc["Average"].notna().to_numpy()
         numbers.loc["Average"] = whole.reindex(defenses).where(shown).fillna(0)
         plain = plain.join([spread.add_suffix(" std"), numbers.astype("Int64").add_suffix(" n")])
     plain = plain.rename_axis("attack").reset_index()
