@@ -42,7 +42,7 @@ COUNTS = {
     "paper/table25": 6 * (1 + 8) + LF + SSBA,
     "paper/table26": 3 * (1 + 2 * 2),
     "paper/table27": 3 * (1 + 2 * 2),
-    "paper/table28": 3 * (1 + 2),
+    "paper/table28": 3 * (1 + 2 * 2),
     "paper/figure1": 1 * (1 + 1),
     "paper/figure3": 5 * (3 * (1 + 5) + LF),
     "paper/figure4": 1 * (1 + 1),
