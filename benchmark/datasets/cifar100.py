@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torchvision.datasets import CIFAR100
 
-from benchmark.data import Dataset, Images, Task
+from benchmark.data import Dataset, Task
+from benchmark.datasets.cifar import read_cifar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,9 @@ class Cifar100(Dataset):
 
     def __call__(self, root: Path) -> Task:
         try:
-            return Task(self._split(root, train=True), self._split(root, train=False))
+            return read_cifar(CIFAR100, root, self.flips)
         except RuntimeError as error:
             raise self.missing(root) from error
 
     def fetch(self, root: Path) -> None:
         CIFAR100(root, download=True)
-
-    def _split(self, root: Path, *, train: bool) -> Images:
-        split = CIFAR100(root, train=train)
-        x = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
-        return Images(x, torch.tensor(split.targets), self.flips)

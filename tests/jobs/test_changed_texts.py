@@ -8,29 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from job_cases import CPU, VICTIM
 from PIL import Image
 
 from attacks.badnets import BadNets
 from attacks.blended import Blended
 from benchmark.cache.store import Store
-from benchmark.datasets.digits import Digits
 from benchmark.errors import InputError
-from benchmark.jobs.job import AttackJob, DefenseJob
+from benchmark.jobs.job import DefenseJob
 from benchmark.jobs.run_job import run_job
 from benchmark.loading import build
 from benchmark.run.failures import run_or_report
 from benchmark.run.local import LocalPool
-from benchmark.train import Recipe
-from models.small_cnn import SmallCNN
 
-CPU = torch.device("cpu")
-VICTIM = AttackJob(
-    dataset=Digits(),
-    architecture=SmallCNN(width=4),
-    attack=BadNets(),
-    recipe=Recipe(epochs=1, lr=0.05),
-    seed=0,
-)
 SAYING = """
 from dataclasses import dataclass
 from benchmark.notes import note

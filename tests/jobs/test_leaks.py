@@ -7,28 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from job_cases import CPU, VICTIM
 
-from attacks.badnets import BadNets
 from benchmark import process
 from benchmark.cache.store import Store
 from benchmark.data import Images
-from benchmark.datasets.digits import Digits
 from benchmark.jobs import run_job as execution
-from benchmark.jobs.job import AttackJob, DefenseJob
+from benchmark.jobs.job import DefenseJob
 from benchmark.jobs.leaks import SWITCHES, differing, fingerprint, put, take
 from benchmark.jobs.run_job import run_job
 from benchmark.loading import build
-from benchmark.train import Recipe
-from models.small_cnn import SmallCNN
 
-CPU = torch.device("cpu")
-VICTIM = AttackJob(
-    dataset=Digits(),
-    architecture=SmallCNN(width=4),
-    attack=BadNets(),
-    recipe=Recipe(epochs=1, lr=0.05),
-    seed=0,
-)
 DEFENSE = """
 import logging, os, random, sys, warnings
 import numpy as np

@@ -6,27 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from job_cases import CPU, VICTIM
 
-from attacks.badnets import BadNets
 from benchmark.cache.store import Store
 from benchmark.cost import arithmetic
 from benchmark.datasets.digits import Digits
-from benchmark.jobs.job import AttackJob, DefenseJob
+from benchmark.jobs.job import DefenseJob
 from benchmark.jobs.run_job import _Run, run_job
 from benchmark.loading import build
 from benchmark.plugin import text_digest
-from benchmark.train import Recipe
 from defenses.anp import ANP
-from models.small_cnn import SmallCNN
-
-CPU = torch.device("cpu")
-VICTIM = AttackJob(
-    dataset=Digits(),
-    architecture=SmallCNN(width=4),
-    attack=BadNets(),
-    recipe=Recipe(epochs=1, lr=0.05),
-    seed=0,
-)
 
 
 def defended(defense, victim=VICTIM):
