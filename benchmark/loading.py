@@ -72,13 +72,11 @@ def load(kind: str, name: str) -> type[Plugin]:
     )
 
 
-def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
-    """A plugin from its YAML form: `name`, `name:VALUE` or `{name: {field: value}}`.
-
-    Nested mappings (a recipe, say) are merged over the defaults of the field.
+def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Name, with `:VALUE` if it has one, and fields of a plugin's YAML form.
 
     Raises:
-        InputError: unknown plugin or field, wrong type, or a value the plugin refuses.
+        InputError: neither `name`, `name:VALUE` nor `{name: {field: value}}`.
     """
     values: Any
     if isinstance(spec, str):
@@ -92,8 +90,29 @@ def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
         )
     if not isinstance(name, str) or not isinstance(values, Mapping):
         raise InputError(f"{kind}: expected {{name: {{field: value}}}}, got {shown(spec)}")
+    return name, values
+
+
+def class_of(kind: str, name: str) -> type[Plugin]:
+    """The plugin class that a name in a config, with or without `:VALUE`, stands for.
+
+    Raises:
+        InputError: as of `load`.
+    """
+    return load(kind, name if name.endswith(".py") else name.partition(":")[0])
+
+
+def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
+    """A plugin from its YAML form: `name`, `name:VALUE` or `{name: {field: value}}`.
+
+    Nested mappings (a recipe, say) are merged over the defaults of the field.
+
+    Raises:
+        InputError: unknown plugin or field, wrong type, or a value the plugin refuses.
+    """
+    name, values = parse(kind, spec)
+    cls = class_of(kind, name)
     name, colon, value = name.partition(":") if not name.endswith(".py") else (name, "", "")
-    cls = load(kind, name)
     what = f"{kind[:-1]} {shown(name, 200)}"
     if colon:
         if cls.argument is None or cls.argument in values or not value:

@@ -63,7 +63,8 @@ def main() -> None:
         if job.key in store:
             one, two, most, mse = norms(job, store, arguments.data)
             lines.append((job.key, one, two, most, mse))
-            print(f"{grid.labels[job.attack]:16} {one:8.1f} {two:7.2f} {most:7.3f} {mse:8.4f}")
+            attack = grid.place(job, None)["attack"]
+            print(f"{attack:16} {one:8.1f} {two:7.2f} {most:7.3f} {mse:8.4f}")
             if isinstance(job.attack, SSBA):
                 print(f"{'':16} bits read {bits(job, store):.4f}")
             for line in (store.root / job.key / "log.jsonl").read_text().splitlines():

@@ -26,7 +26,7 @@ class PreActResNet18(Architecture):
 
     name: ClassVar[str] = "PreAct-ResNet18"
     argument: ClassVar[str] = "width"
-    smoke: ClassVar[dict[str, int]] = {"width": 4}
+    smoke: ClassVar[dict[str, int]] = {"width": 16}
 
     width: int = 64
 

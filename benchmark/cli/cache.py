@@ -62,11 +62,12 @@ def references(configs: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def keys_of(config: Path) -> list[str]:
-    """Keys of all jobs of a config's grid."""
-    from benchmark.grid.config import read
+    """Keys of all jobs of a config; none if it has no table, only defaults of others."""
+    from benchmark.grid.config import read_tables
     from benchmark.grid.grid import make_grid
 
-    return [job.key for job in make_grid(read(config)).jobs()]
+    grids = map(make_grid, read_tables(config).values())
+    return list(dict.fromkeys(job.key for grid in grids for job in grid.jobs()))
 
 
 def _ls(arguments: argparse.Namespace) -> int:

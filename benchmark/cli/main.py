@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         "--resource", default="GPU", help="what a job takes one of on a Dask worker (default: GPU)"
     )
     running.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    running.add_argument(
+        "--smoke",
+        action="store_true",
+        help="shrink images, epochs and networks: does it run at all? (into RESULTS/smoke)",
+    )
     running.add_argument("--retry-failed", action="store_true", help="try recorded failures again")
     running.add_argument(
         "--force",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmark.errors import InputError
@@ -34,28 +35,44 @@ def data_folder(arguments: argparse.Namespace, otherwise: str) -> Path:
     return Path(arguments.data or os.environ.get("SAU_BENCH_DATA") or otherwise)
 
 
-def results_folder(arguments: argparse.Namespace) -> Path:
-    return Path(arguments.results, arguments.config.stem)
+def results_folder(arguments: argparse.Namespace, config: Path) -> Path:
+    """Where the rows of a config lie: its place below the last folder `configs`, or its name."""
+    *folders, _ = config.resolve().parts
+    below = folders[len(folders) - folders[::-1].index("configs") :] if "configs" in folders else ()
+    return Path(arguments.results, *below, config.stem)
 
 
 def cache_folder(arguments: argparse.Namespace) -> Path:
     return Path(arguments.cache or arguments.results / "cache")
 
 
-def check_folders(arguments: argparse.Namespace) -> None:
+def check_folders(arguments: argparse.Namespace, configs: Iterable[Path]) -> None:
     """Check that results and cache can be folders, and do not write into one another.
 
+    configs: those whose results are written.
+
     Raises:
-        InputError: one is a file, or the config has the name of the cache.
+        InputError: one is a file, a config has the name of the cache, or two have one name.
     """
-    results, cache = results_folder(arguments), cache_folder(arguments)
-    for folder, flag in ((results, "--results"), (cache, "--cache")):
-        there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), None)
-        if there is not None and not there.is_dir():
-            raise InputError(f"{flag}: {str(there)!r} is a file, accepted: a folder")
-    first, second = results.resolve(), cache.resolve()
-    if first == second or second in first.parents:
-        raise InputError(
-            f"the results of {arguments.config} would be written into the cache {str(cache)!r}: "
-            "rename the config, or name another --results or --cache"
-        )
+    cache = cache_folder(arguments)
+    taken: dict[Path, Path] = {}
+    for config in configs:
+        results = results_folder(arguments, config)
+        _check_folder(results, "--results")
+        _check_folder(cache, "--cache")
+        first, second = results.resolve(), cache.resolve()
+        if first == second or second in first.parents:
+            raise InputError(
+                f"the results of {config} would be written into the cache {str(cache)!r}: "
+                "rename the config, or name another --results or --cache"
+            )
+        if (other := taken.setdefault(results, config)) != config:
+            raise InputError(
+                f"{other} and {config} would write into one folder, {results}: rename one of them"
+            )
+
+
+def _check_folder(folder: Path, flag: str) -> None:
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), None)
+    if there is not None and not there.is_dir():
+        raise InputError(f"{flag}: {str(there)!r} is a file, accepted: a folder")

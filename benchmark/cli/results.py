@@ -30,7 +30,7 @@ NOTE = 20_000
 
 
 @dataclass(frozen=True)
-class Table:
+class Contents:
     """What the cache holds of a grid.
 
     rows: all text, of all cells; one that says why for each cell without a result. labels: of each
@@ -42,15 +42,15 @@ class Table:
     labels: Mapping[str, Mapping[str, object]]
 
 
-def table_of(grid: Grid, store: Store) -> Table:
-    """The table of a grid from its cache."""
+def contents_of(grid: Grid, store: Store) -> Contents:
+    """What the cache holds of a grid."""
     import pandas as pd
 
     from benchmark.run.failures import recorded
 
     stream = io.StringIO(grid.rows(_Cleaned(store), partial(recorded, store)).to_csv(index=False))
     rows = pd.read_csv(stream, dtype=str, keep_default_na=False)
-    return Table(rows, _labels(grid))
+    return Contents(rows, {job.key: place for job, place in grid.places.items()})
 
 
 def check_rows(folder: Path, config: Path, keys: Callable[[], Collection[str]]) -> None:
@@ -69,7 +69,7 @@ def check_rows(folder: Path, config: Path, keys: Callable[[], Collection[str]]) 
     try:
         origin = (folder / ORIGIN).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        origin = _usual(folder)
+        origin = _usual(folder, config)
     if origin != _origin(folder, config) and (other := set(old["key"]) - set(keys())):
         raise InputError(
             f"{folder} holds rows of another config, {origin!r}, and {len(other)} of its "
@@ -87,12 +87,12 @@ def claim_rows(folder: Path, config: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     origin = _origin(folder, config)
     (folder / ORIGIN).write_text(origin + "\n", encoding="utf-8")
-    if origin == _usual(folder):
+    if origin == _usual(folder, config):
         (folder / ORIGIN).unlink()
 
 
 def write_rows(
-    table: Table, folder: Path, config: Config, file: Path, again: Collection[str] = ()
+    contents: Contents, folder: Path, config: Config, file: Path, again: Collection[str] = ()
 ) -> None:
     """Write `rows.csv` of all cells and the report; nothing when none is finished.
 
@@ -102,7 +102,7 @@ def write_rows(
     """
     import pandas as pd
 
-    rows, order = table.rows, {key: i for i, key in enumerate(table.labels)}
+    rows, order = contents.rows, {key: i for i, key in enumerate(contents.labels)}
     if (old := _read(folder / "rows.csv")) is not None:
         new = {*rows.loc[~rows["status"].isin(NO_RESULT), "key"], *again}
         stays = old[~old["status"].isin(NO_RESULT)]
@@ -111,7 +111,7 @@ def write_rows(
         lost = old[~old["key"].isin(order)]["key"].nunique()
         if lost:
             print(f"{folder / 'rows.csv'}: dropped {lost} jobs that are no longer in the grid")
-        parts = [part for part in (rows, _labelled(stays, table.labels)) if len(part)]
+        parts = [part for part in (rows, _labelled(stays, contents.labels)) if len(part)]
         rows = pd.concat([*parts, rows[:0]]).fillna("")
         rows = rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
         rows = rows[[c for c in rows if c in COLUMNS or (rows[c] != "").any()]]
@@ -141,11 +141,13 @@ def write_report(folder: Path, config: Config, file: Path) -> None:
 def _is_current(folder: Path, config: Path) -> bool:
     """Whether the report, whose last file is `report.md`, is newer than all that it depends on.
 
-    That is rows, config, published numbers, and the code that draws it.
+    That is rows, config with its defaults, published numbers, and the code that draws it.
     """
+    from benchmark.grid.config import files_of
+
     code = Path(__file__).parents[1]
     published = code.parent / "results" / "paper"
-    sources = [config, folder / "rows.csv", code / "rows.py", *published.glob("*.*")]
+    sources = [*files_of(config), folder / "rows.csv", code / "rows.py", *published.glob("*.*")]
     sources += [code / "published.py", code / "grid" / "published.py"]
     sources += (code / "report").glob("*.py")
     try:
@@ -156,10 +158,10 @@ def _is_current(folder: Path, config: Path) -> bool:
 
 
 def published_of(file: Path) -> Published | None:
-    """The published numbers that the jobs of a config are compared with, found by what was run.
+    """The published numbers that the jobs of a table are compared with, found by what was run.
 
-    None without published numbers, or if the grid of the config cannot be made any more: its rows
-    are reported nevertheless.
+    None without published numbers, or if the grid of the table cannot be made any more: its rows
+    are reported nevertheless. file: of the table.
     """
     from benchmark.published import read_paper
     from benchmark.report.published import Published
@@ -168,11 +170,11 @@ def published_of(file: Path) -> Published | None:
         return None
 
     def read_grid() -> Reproduced:
-        from benchmark.grid.config import read
+        from benchmark.grid.config import read_tables
         from benchmark.grid.grid import make_grid
         from benchmark.grid.published import reproduced
 
-        return reproduced(make_grid(read(file)).jobs(), paper)
+        return reproduced(make_grid(read_tables(file)[file]).jobs(), paper)
 
     try:
         return Published(paper, without_torch(read_grid))
@@ -181,9 +183,15 @@ def published_of(file: Path) -> Published | None:
         return None
 
 
-def _usual(folder: Path) -> str:
-    """The config that a folder belongs to if it does not say so."""
-    return f"../../configs/{folder.name}.yaml"
+def _usual(folder: Path, config: Path) -> str:
+    """The config that a folder belongs to if it does not say so: that of its name in `configs/`.
+
+    config: one whose results the folder may hold; both are as deep below `configs` and `results`.
+    """
+    folders = config.resolve().parts[:-1]
+    depth = 1 + (folders[::-1].index("configs") if "configs" in folders else 0)
+    names = folder.resolve().parts[-depth:]
+    return Path(*[".."] * (depth + 1), "configs", *names).as_posix() + ".yaml"
 
 
 def _origin(folder: Path, config: Path) -> str:
@@ -229,17 +237,6 @@ class _Cleaned:
             {k: printable(v, NOTE) if isinstance(v, str) else v for k, v in row.items()}
             for row in self._store.rows(key)
         ]
-
-
-def _labels(grid: Grid) -> dict[str, Mapping[str, object]]:
-    """The labels of each job by key: they depend on the whole grid, and it may have grown."""
-    labels: dict[str, Mapping[str, object]] = {}
-    for victim, defended in grid.cells():
-        labels[(defended or victim).key] = grid.place(victim, defended)
-    for clean in grid.references:
-        place = {"dataset": clean.dataset, "model": clean.architecture}
-        labels[clean.key] = {axis: grid.labels[plugin] for axis, plugin in place.items()}
-    return labels
 
 
 def _labelled(rows: pd.DataFrame, labels: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:

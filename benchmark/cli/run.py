@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
-from benchmark.cli.results import Table, check_rows, claim_rows, table_of, write_rows
+from benchmark.cli.results import Contents, check_rows, claim_rows, contents_of, write_rows
 from benchmark.cli.texts import changed_texts
 from benchmark.errors import InputError, printable
+from benchmark.rows import UNDEFENDED
 from benchmark.standins import without_torch
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from benchmark.cache.store import Store
     from benchmark.cli.progress import Progress
     from benchmark.grid.config import Config
-    from benchmark.grid.grid import Grid
+    from benchmark.grid.grid import Grid, Table
     from benchmark.run.durations import Durations
     from benchmark.run.pool import Pool
 
 INCOMPLETE = 1
+SMOKE = "smoke"
+"""The folder below the results into which runs with `--smoke` write, their cache included."""
 UNITS = {"h": 3600, "m": 60, "s": 1}
 LONGEST = 10 * 365 * 24 * 3600
 """Seconds of a duration on the command line."""
@@ -38,79 +41,103 @@ IMPORTS = ("benchmark.jobs.run_job",)
 
 @dataclass(frozen=True)
 class Finished:
-    """A grid, or a part of one, of which every job is cached: plain values, see `without_torch`.
+    """A config, or a part of one, whose jobs are all cached: plain values, see `without_torch`.
 
-    plan: without what workers run. keys: of all jobs of the whole grid. table: of the whole grid.
+    plan: without what workers run. keys, contents: of the whole of each table of which a cell is in
+    that part, by the file of the table.
     """
 
     plan: Plan
-    keys: set[str]
-    table: Table
+    keys: dict[Path, set[str]]
+    contents: dict[Path, Contents]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run what is missing of a grid, then write rows, tables and figures."""
+    """Run what is missing of a config, then write rows, tables and figures."""
     from benchmark.cache.clean import check_files
     from benchmark.cache.store import Store
-    from benchmark.grid.config import read
+    from benchmark.grid.config import read_tables
 
-    config = read(arguments.config)
-    check_folders(arguments)
+    configs = read_tables(arguments.config)
+    if arguments.smoke:
+        arguments.results /= SMOKE
+    check_folders(arguments, configs)
     store = Store(cache_folder(arguments))
     check_files(store)
     if not arguments.force:
-        known = without_torch(partial(_finished, config, arguments.only, store))
+        known = without_torch(partial(_finished, arguments, store))
         if known is not None:
-            return _write_finished(arguments, config, store, known)
-    return _run(arguments, config, store)
+            return _write_finished(arguments, configs, store, known)
+    return _run(arguments, store)
 
 
-def _finished(config: Config, only: Sequence[str], store: Store) -> Finished | None:
-    """What is known of a grid whose part `only` is all in the cache; None if anything is to run."""
-    from benchmark.grid.grid import make_grid
+def _finished(arguments: argparse.Namespace, store: Store) -> Finished | None:
+    """What is known of a config whose part is all in the cache; None if anything is to run."""
+    from benchmark.grid.grid import jobs_of
     from benchmark.grid.plan import make_plan
 
-    whole = make_grid(config)
-    jobs = whole.jobs()
-    plan = make_plan(make_grid(config, only).jobs() if only else jobs)
+    tables, chosen, _ = _tables(arguments)
+    plan = make_plan(jobs_of(chosen))
     if any(key not in store for key in plan):
         return None
     plan = {key: replace(step, job=None) for key, step in plan.items()}
-    return Finished(plan, {job.key for job in jobs}, table_of(whole, store))
+    written = [table for table, part in zip(tables, chosen, strict=True) if part.places]
+    return Finished(
+        plan,
+        {table.file: _keys(table.grid) for table in written},
+        {table.file: contents_of(table.grid, store) for table in written},
+    )
 
 
 def _write_finished(
-    arguments: argparse.Namespace, config: Config, store: Store, known: Finished
+    arguments: argparse.Namespace, configs: Mapping[Path, Config], store: Store, known: Finished
 ) -> int:
     """What `_run` does where nothing is to run, for which it needs neither devices nor torch."""
     from benchmark.cache.claims import Claims
     from benchmark.cache.clean import sweep
 
-    results, plan = results_folder(arguments), known.plan
+    plan, folders = known.plan, {file: results_folder(arguments, file) for file in known.contents}
     for text, flag in ((arguments.budget, "--budget"), (arguments.time_limit, "--time-limit")):
         if text:
             seconds(text, flag)
-    check_rows(results, arguments.config, lambda: known.keys)
+    for file, folder in folders.items():
+        check_rows(folder, file, partial(known.keys.__getitem__, file))
     if arguments.dry_run:
         print(f"{len(plan)} jobs: 0 to run, {len(plan)} cached")
         return 0
-    claim_rows(results, arguments.config)
+    for file, folder in folders.items():
+        claim_rows(folder, file)
     with Claims(store.root) as claims:
         sweep(store, claims)
     for line in changed_texts(plan, store):
         print(line)
-    write_rows(known.table, results, config, arguments.config)
+    for file, folder in folders.items():
+        write_rows(known.contents[file], folder, configs[file], file)
     print(f"nothing ran: {len(plan)} of {len(plan)} jobs are cached")
     return 0
 
 
-def _run(arguments: argparse.Namespace, config: Config, store: Store) -> int:
+def _tables(arguments: argparse.Namespace) -> tuple[list[Table], list[Grid], list[Grid]]:
+    """The tables of the config, and of each what `--only` and what `--force` keeps."""
+    from benchmark.grid.grid import filtered, make_tables
+    from benchmark.grid.smoke import shrunk
+
+    tables = make_tables(arguments.config)
+    grids = [table.grid for table in tables]
+    chosen, forced = filtered(grids, arguments.only), filtered(grids, arguments.force, "--force")
+    if arguments.smoke:  # after the names of what is made small have chosen it
+        tables = [replace(table, grid=shrunk(table.grid)) for table in tables]
+        chosen, forced = list(map(shrunk, chosen)), list(map(shrunk, forced))
+    return tables, chosen, forced
+
+
+def _run(arguments: argparse.Namespace, store: Store) -> int:
     from benchmark.cache.claims import Claims
     from benchmark.cache.clean import discard, sweep
     from benchmark.cache.store import Store
     from benchmark.cli.progress import Progress, duration
     from benchmark.cli.terminate import terminable
-    from benchmark.grid.grid import make_grid
+    from benchmark.grid.grid import jobs_of
     from benchmark.grid.plan import make_plan
     from benchmark.jobs.flops import described_flops, training_flops
     from benchmark.jobs.run_job import run_job
@@ -118,18 +145,26 @@ def _run(arguments: argparse.Namespace, config: Config, store: Store) -> int:
     from benchmark.run.durations import learned
     from benchmark.run.failures import NoWorkers
 
-    whole, results = make_grid(config), results_folder(arguments)
-    grid = make_grid(config, arguments.only) if arguments.only else whole
-    plan = make_plan(grid.jobs(), training_flops)
-    check_rows(results, arguments.config, lambda: {job.key for job in whole.jobs()})
-    again = forced(config, arguments.force) & set(plan)
+    tables, chosen, forced = _tables(arguments)
+    plan = make_plan(jobs_of(chosen), training_flops)
+    # Rows of a whole table, also when --only runs a part of it: the files describe the config.
+    written = [
+        (table, results_folder(arguments, table.file))
+        for table, part in zip(tables, chosen, strict=True)
+        if part.places
+    ]
+    for table, folder in written:
+        check_rows(folder, table.file, partial(_keys, table.grid))
+    again = discarded(forced, arguments.force) & set(plan)
     budget = seconds(arguments.budget, "--budget") if arguments.budget else None
     limit = seconds(arguments.time_limit, "--time-limit") if arguments.time_limit else None
-    data = data_folder(arguments, config.data)
+    data = data_folder(arguments, tables[0].config.data)
     if arguments.engine == "dask":
         pool, device = cluster_pool(arguments.scheduler, arguments.resource, limit), ""
     else:
-        pool, device = local_pool(arguments.device, arguments.per_device, limit)
+        pool, device = local_pool(
+            arguments.device, arguments.per_device, limit, small=arguments.smoke
+        )
     stopped = ""
     if arguments.dry_run:
         with closing(pool):
@@ -137,8 +172,9 @@ def _run(arguments: argparse.Namespace, config: Config, store: Store) -> int:
             durations = learned(store, device, described_flops)
             print(preview(plan, done, durations, pool.slots(), arguments.per_device, device))
         return 0
-    check_data(grid, store, again, data)
-    claim_rows(results, arguments.config)
+    check_data(chosen, store, again, data)
+    for table, folder in written:
+        claim_rows(folder, table.file)
     # The claims last longer than the workers: no other run may start what is still being killed.
     with terminable(), Claims(store.root) as claims, closing(pool):
         claims.announce(plan)
@@ -155,9 +191,9 @@ def _run(arguments: argparse.Namespace, config: Config, store: Store) -> int:
             run_job,
             store=Store(store.root.absolute()),
             data=data.absolute(),
-            deterministic=config.deterministic,
+            deterministic=tables[0].config.deterministic,
         )
-        verdict = partial(verdict_of, whole, store)
+        verdict = partial(verdict_of, [table.grid for table in tables], store)
         with Progress(plan, store, pool, durations, verdict) as progress:
             driver = Driver(
                 plan, store, pool, work, claims, progress.show, durations, budget, progress.tick
@@ -167,8 +203,8 @@ def _run(arguments: argparse.Namespace, config: Config, store: Store) -> int:
                 stopped = driver.stopped
             except NoWorkers as error:
                 stopped = str(error)
-    # Rows of the whole grid, also when --only ran a part of it: the files describe the config.
-    write_rows(table_of(whole, store), results, config, arguments.config, again)
+    for table, folder in written:
+        write_rows(contents_of(table.grid, store), folder, table.config, table.file, again)
     if left := driver.left():
         why = stopped or f"the budget of {arguments.budget} is used up"
         took = duration(sum(map(durations.seconds, left)))
@@ -192,25 +228,27 @@ def closing_line(progress: Progress, left: int, store: Store) -> str:
     )
 
 
-def verdict_of(grid: Grid, store: Store, key: str) -> str:
+def verdict_of(grids: Sequence[Grid], store: Store, key: str) -> str:
     """The status of the model that counts, of a finished job in the words of a row."""
-    for victim in grid.victims:
-        if victim.key == key:  # the grid judges a victim by its dataset
-            alone = replace(grid, victims=(victim,), defenses=(), references=())
-            return str(alone.rows(store)["status"].iloc[-1])
+    from benchmark.grid.grid import Grid
+
+    for victim, place in (pair for grid in grids for pair in grid.places.items()):
+        if victim.key == key and place.get("defense") == UNDEFENDED:
+            # The grid judges a victim by its dataset.
+            return str(Grid({victim: place}).rows(store)["status"].iloc[-1])
     rows = store.rows(key)
     if all(row.get("kind") == "candidates" for row in rows):  # bad ones among them are normal
         rows = sorted(rows, key=lambda row: row.get("status") == "ok")
     return str(rows[-1].get("status", "ok")) if rows else "ok"
 
 
-def check_data(grid: Grid, store: Store, again: Collection[str], data: Path) -> None:
+def check_data(grids: Sequence[Grid], store: Store, again: Collection[str], data: Path) -> None:
     """Read each dataset that a job to run needs, so that a missing one is known before training.
 
     Raises:
         InputError: names the command that makes the missing files.
     """
-    cells = list(grid.cells())
+    cells = [cell for grid in grids for cell in grid.cells()]
     missing = [v for v, d in cells if (d or v).key not in store or (d or v).key in again]
     for dataset in dict.fromkeys(victim.dataset for victim in missing):
         dataset(data)
@@ -237,8 +275,12 @@ def seconds(text: str, flag: str) -> float:
     return float(total)
 
 
-def local_pool(device: str, per_device: int, limit: float | None) -> tuple[Pool, str]:
+def local_pool(
+    device: str, per_device: int, limit: float | None, *, small: bool = False
+) -> tuple[Pool, str]:
     """One slot, or several, on each chosen device of this machine; and the device's name in rows.
+
+    small: jobs too small for several threads: on a CPU each core is a slot.
 
     Raises:
         InputError: a device that is not there.
@@ -250,6 +292,8 @@ def local_pool(device: str, per_device: int, limit: float | None) -> tuple[Pool,
     from benchmark.run.local import LocalPool
 
     devices = _devices(device, per_device, torch.cuda.device_count())
+    if small and not devices[0]:
+        devices = [""] * max(len(devices), cpu_count())
     kind = torch.device("cuda" if devices[0] else "cpu")
     threads = max(1, cpu_count() // len(devices))
     return LocalPool(devices, limit=limit, imports=IMPORTS), hardware(kind, threads)["device"]
@@ -268,25 +312,25 @@ def cluster_pool(scheduler: str | None, resource: str, limit: float | None) -> P
     return DaskPool(scheduler, resource, limit=limit, imports=IMPORTS)
 
 
-def forced(config: Config, force: Sequence[str]) -> set[str]:
+def discarded(grids: Sequence[Grid], force: Sequence[str]) -> set[str]:
     """Keys of the jobs that `--force` names: whole cells, or of them the defenses only.
 
-    A forced victim is made from a new asset, too.
-
-    Raises:
-        InputError: an axis or a name that the grid has not.
+    A forced victim is made from a new asset, too. grids: what `force` keeps of those that run.
     """
-    from benchmark.grid.grid import make_grid
     from benchmark.grid.labels import filters_of
 
     if not force:
         return set()
-    grid = make_grid(config, force, "--force")
-    keys = {defended.key for _, defended in grid.cells() if defended}
+    cells = [cell for grid in grids for cell in grid.cells()]
+    keys = {defended.key for _, defended in cells if defended}
     if "defense" not in filters_of(force):
-        keys |= {victim.key for victim in grid.victims}
-        keys |= {victim.asset.key for victim in grid.victims if victim.asset}
+        keys |= {victim.key for victim, _ in cells}
+        keys |= {victim.asset.key for victim, _ in cells if victim.asset}
     return keys
+
+
+def _keys(grid: Grid) -> set[str]:
+    return {job.key for job in grid.jobs()}
 
 
 def preview(

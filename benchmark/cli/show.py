@@ -21,17 +21,18 @@ def show(arguments: argparse.Namespace) -> int:
     """Write the contact sheets of the victims that are finished, and print their paths."""
     from benchmark.cache.clean import check_files
     from benchmark.cache.store import Store
-    from benchmark.grid.config import read
-    from benchmark.grid.grid import make_grid
+    from benchmark.grid.grid import filtered, make_tables
 
-    config = read(arguments.config)
-    grid = make_grid(config, arguments.only)
-    check_folders(arguments)
-    folder = results_folder(arguments) / "figures"
-    data = data_folder(arguments, config.data)
+    tables = make_tables(arguments.config)
+    grids = filtered([table.grid for table in tables], arguments.only)
+    check_folders(arguments, [table.file for table in tables])
+    data = data_folder(arguments, tables[0].config.data)
     store = Store(cache_folder(arguments))
     check_files(store)
-    files = contact_sheets(grid, store, data, folder)
+    files = []
+    for table, grid in zip(tables, grids, strict=True):
+        folder = results_folder(arguments, table.file) / "figures"
+        files += contact_sheets(grid, store, data, folder)
     if not files:
         raise InputError(f"no victim of {arguments.config} is finished; first: run it")
     for file in files:
@@ -47,14 +48,18 @@ def contact_sheets(grid: Grid, store: Store, data: Path, folder: Path) -> list[P
     groups: dict[tuple[str, str, int], list[AttackJob]] = {}
     for victim, defended in grid.cells():
         if defended is None and victim.key in store:
-            group = (grid.labels[victim.dataset], grid.labels[victim.architecture], victim.seed)
+            place = grid.place(victim, None)
+            group = (place["dataset"], place["model"], victim.seed)
             groups.setdefault(group, []).append(victim)
-    folder.mkdir(parents=True, exist_ok=True)
+    if groups:
+        folder.mkdir(parents=True, exist_ok=True)
     files = []
     for names, victims in groups.items():
         suffix = "".join(f"_{name}" for name in names) if len(groups) > 1 else ""
         file = folder / ("attacks" + "".join(c if c.isalnum() else "_" for c in suffix) + ".png")
-        figure = contact_sheet(victims, [grid.labels[v.attack] for v in victims], store, data)
+        figure = contact_sheet(
+            victims, [grid.place(v, None)["attack"] for v in victims], store, data
+        )
         figure.savefig(file, dpi=150, metadata={"Software": None})
         plt.close(figure)
         files.append(file)

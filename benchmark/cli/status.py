@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cache.claims import LEASE, Claims
@@ -29,10 +30,11 @@ INCOMPLETE = 1
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a grid: its label on each axis, and the key of its job."""
+    """A cell of a grid: its label on each axis, the key of its job, and the config of the grid."""
 
     place: Mapping[str, Any]
     key: str
+    file: Path
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -40,7 +42,7 @@ def status(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     cells, plan = without_torch(lambda: _read(arguments))
-    check_folders(arguments)
+    check_folders(arguments, {cell.file for cell in cells})
     store = Store(cache_folder(arguments))
     check_files(store)
     tables, complete = overview(cells, plan, store, Claims(store.root))
@@ -52,9 +54,9 @@ def status(arguments: argparse.Namespace) -> int:
     return 0 if complete else INCOMPLETE
 
 
-def cells_of(grid: Grid) -> list[Cell]:
-    """The cells of a grid, in its order."""
-    return [Cell(grid.place(v, d), (d or v).key) for v, d in grid.cells()]
+def cells_of(grid: Grid, file: Path) -> list[Cell]:
+    """The cells of a grid, in its order. file: its config."""
+    return [Cell(grid.place(v, d), (d or v).key, file) for v, d in grid.cells()]
 
 
 def overview(
@@ -71,7 +73,7 @@ def overview(
     view = _View(plan, store, claims, {draft.key: draft for draft in store.unfinished()})
     tables: dict[str, dict[str, dict[str, str]]] = {}
     details: list[tuple[str, str, str]] = []
-    complete = True
+    complete, several = True, len({cell.file for cell in cells}) > 1
     in_cells = {cell.key for cell in cells}
     for step in plan.values():
         if step.key not in in_cells:  # what an attack needs has no cell
@@ -85,6 +87,7 @@ def overview(
         if detail:
             details.append((" / ".join(str(place[axis]) for axis in AXES), state, detail))
         title = f"{place['dataset']}, {place['model']}, seed {place['seed']}"
+        title = f"{cell.file.stem}: {title}" if several else title
         tables.setdefault(title, {}).setdefault(place["attack"], {})[place["defense"]] = state
     shown = []
     for title, attacks in tables.items():
@@ -148,13 +151,14 @@ class _View:
 
 
 def _read(arguments: argparse.Namespace) -> tuple[list[Cell], Plan]:
-    from benchmark.grid.config import read
-    from benchmark.grid.grid import make_grid
+    from benchmark.grid.grid import filtered, jobs_of, make_tables
     from benchmark.grid.plan import make_plan
 
-    grid = make_grid(read(arguments.config), arguments.only)
-    plan = {key: replace(step, job=None) for key, step in make_plan(grid.jobs()).items()}
-    return cells_of(grid), plan
+    tables = make_tables(arguments.config)
+    grids = filtered([table.grid for table in tables], arguments.only)
+    plan = {key: replace(step, job=None) for key, step in make_plan(jobs_of(grids)).items()}
+    files = (table.file for table in tables)
+    return [cell for pair in zip(grids, files, strict=True) for cell in cells_of(*pair)], plan
 
 
 def _why(failure: Mapping[str, str]) -> str:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from attacks.asset import CleanModel
-from attacks.base import Attack
-from benchmark.data import Dataset
-from benchmark.errors import InputError, listed, nearest, one_line, shown
-from benchmark.grid.config import Config
-from benchmark.grid.labels import filtered, filters_of, labels_of
+from benchmark.errors import InputError, listed, shown
+from benchmark.grid.config import Config, read_tables
+from benchmark.grid.labels import Filters, check_names, filters_of
 from benchmark.grid.outcomes import Failures, Results, rows_of
+from benchmark.grid.places import Place, places_of
 from benchmark.grid.plan import with_needs
 from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
-from benchmark.loading import build
-from benchmark.plugin import Plugin, construct, plugin_name
-from benchmark.rows import (
-    AXES,
-    COLUMNS,
-    EXTRA_COLUMNS,
-    MIN_ASR,
-    MIN_CHANCES,
-    UNDEFENDED,
-    Row,
-    check_rule,
-)
-from benchmark.train import Recipe
-from defenses.base import Defense
-from models.classifier import Architecture
+from benchmark.plugin import Plugin, plugin_name
+from benchmark.rows import COLUMNS, EXTRA_COLUMNS, MIN_ASR, MIN_CHANCES, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,57 +23,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a config with built plugins and the labels that tell them apart."""
+    """The labelled jobs of one table.
 
-    victims: tuple[AttackJob, ...]
-    defenses: tuple[Defense, ...]
-    labels: dict[Plugin, str]
-    clean_ratio: float
-    score_every: int
-    probes: tuple[str, ...] = ()
-    keep: bool = False
-    references: tuple[AssetJob, ...] = ()
-    """Models trained on clean data, to compare the victims' ACC with."""
+    places: each victim, followed by its defenses; then models trained on clean data, to compare the
+    victims' ACC with.
+    """
 
-    def cells(self) -> Sequence[tuple[AttackJob, DefenseJob | None]]:
+    places: Mapping[Job, Place]
+
+    def cells(self) -> Iterator[tuple[AttackJob, DefenseJob | None]]:
         """Each victim undefended (None), then under each defense."""
-        return self._cells
+        for job in self.places:
+            if isinstance(job, AttackJob):
+                yield job, None
+            elif isinstance(job, DefenseJob):
+                yield job.victim, job
 
-    @cached_property
-    def _cells(self) -> Sequence[tuple[AttackJob, DefenseJob | None]]:
-        # Made once, since each job hashes its key once.
-        return tuple(self._make_cells())
+    @property
+    def victims(self) -> tuple[AttackJob, ...]:
+        return tuple(job for job in self.places if isinstance(job, AttackJob))
 
-    def _make_cells(self) -> Iterator[tuple[AttackJob, DefenseJob | None]]:
-        for victim in self.victims:
-            yield victim, None
-            for defense in self.defenses:
-                yield (
-                    victim,
-                    DefenseJob(
-                        victim=victim,
-                        defense=defense,
-                        clean_ratio=self.clean_ratio,
-                        score_every=self.score_every,
-                        probes=self.probes,
-                        keep=self.keep,
-                    ),
-                )
+    @property
+    def references(self) -> tuple[AssetJob, ...]:
+        """Models trained on clean data."""
+        return tuple(job for job in self.places if isinstance(job, AssetJob))
 
     def jobs(self) -> list[Job]:
         """Every job once, what it needs before it."""
-        cells = [defended or victim for victim, defended in self.cells()]
-        return with_needs([*cells, *self.references])
+        return with_needs(self.places)
 
-    def place(self, victim: AttackJob, defended: DefenseJob | None) -> dict[str, Any]:
+    def place(self, victim: AttackJob, defended: DefenseJob | None) -> Place:
         """Labels of a cell along each axis of the grid."""
-        return {
-            "dataset": self.labels[victim.dataset],
-            "model": self.labels[victim.architecture],
-            "attack": self.labels[victim.attack],
-            "defense": self.labels[defended.defense] if defended else UNDEFENDED,
-            "seed": victim.seed,
-        }
+        return self.places[defended or victim]
 
     def rows(self, results: Results, failures: Failures | None = None) -> pd.DataFrame:
         """Labelled rows of the cells, in the grid's order.
@@ -103,18 +68,13 @@ class Grid:
         rows: list[Row] = []
         for victim, defended in self.cells():
             job = defended or victim
-            labels = self.place(victim, defended) | {"key": job.key, "victim": victim.key}
+            labels = {**self.place(victim, defended), "key": job.key, "victim": victim.key}
             table = labels | _of_the_table(defended)
             kind = defended.defense.yields if defended else "victim"
             measured = rows_of(job, kind, results, failures)
             rows.extend(_judged(victim, row) | table for row in measured)
         for clean in self.references:
-            place = {
-                "dataset": self.labels[clean.dataset],
-                "model": self.labels[clean.architecture],
-                "seed": clean.seed,
-                "key": clean.key,
-            }
+            place = {**self.places[clean], "key": clean.key}
             rows.extend(row | place for row in rows_of(clean, "clean", results, failures))
         frame = pd.DataFrame(rows)
         frame = frame.reindex(columns=[*COLUMNS, *(c for c in EXTRA_COLUMNS if c in frame)])
@@ -123,94 +83,110 @@ class Grid:
 
 
 def make_grid(config: Config, only: Sequence[str] = (), flag: str = "--only") -> Grid:
-    """Build every plugin of a config; `only` keeps cells, see `benchmark.grid.labels.filters_of`.
-
-    flag: what errors call `only`.
+    """Build every plugin of a config; `only` keeps cells, see `filtered`.
 
     Raises:
         InputError: a plugin, field or value that does not exist, an entry that is there twice, a
             class that no dataset has, or a cell that cannot be finished.
     """
-    recipes = _recipes(config)
-    parts: dict[str, list[Any]] = {
-        "dataset": [build("datasets", spec) for spec in config.datasets],
-        "model": [build("models", spec) for spec in config.models],
-        "attack": list(recipes),
-        "defense": [build("defenses", spec) for spec in config.defenses],
-        "seed": list(config.seeds),
-    }
-    for axis, entries in parts.items():
-        _check_once(axis, entries)
-    labels: dict[Plugin, str] = {}
-    for axis in AXES[:-1]:
-        labels |= labels_of(axis, parts[axis])
-    _check_rules(config.select, {labels[defense]: defense for defense in parts["defense"]})
+    return filtered([Grid(places_of(config))], only, flag)[0]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a config: its file, what that says, and its grid."""
+
+    file: Path
+    config: Config
+    grid: Grid
+
+
+def make_tables(path: Path) -> list[Table]:
+    """The tables of a config, each with a whole grid.
+
+    Raises:
+        InputError: as of `read_tables` and `make_grid`; there is no table, or they differ in what
+            holds for a whole run: `data` and `deterministic`.
+    """
+    tables, configs = [], read_tables(path)
+    for file, config in configs.items():
+        try:
+            tables.append(Table(file, config, make_grid(config)))
+        except InputError as error:
+            raise (error if len(configs) == 1 else InputError(f"{file}: {error}")) from None
+    if not tables:
+        raise InputError(
+            f"{path} has no table; accepted: a config with datasets, models and attacks, or with "
+            "include"
+        )
+    for key in ("data", "deterministic"):
+        if len(values := list(dict.fromkeys(getattr(t.config, key) for t in tables))) > 1:
+            raise InputError(f"{path}: {key} is {listed(map(shown, values))}, accepted: one value")
+    return tables
+
+
+def jobs_of(grids: Iterable[Grid]) -> list[Job]:
+    """Every job of some grids once, what it needs before it."""
+    return with_needs(job for grid in grids for job in grid.places)
+
+
+def filtered(grids: Sequence[Grid], only: Sequence[str], flag: str = "--only") -> list[Grid]:
+    """Of each grid the cells that texts such as "attack=lf,defense=sau" name.
+
+    A name is that of a plugin, or a label. A grid in which an axis has none of the names that are
+    wanted of it keeps nothing. flag: what errors call `only`.
+
+    Raises:
+        InputError: text of another form (`benchmark.grid.labels.filters_of`), or a name that is in
+            none of the grids.
+    """
+    if not only:
+        return list(grids)
     filters = filters_of(only, flag)
-    for axis, names in filters.items():
-        parts[axis] = filtered(axis, parts[axis], names, labels, flag)
-    for dataset, attack in product(parts["dataset"], parts["attack"]):
-        _check_attack(dataset, attack, recipes[attack])
-    if any(defense.uses == "clean" for defense in parts["defense"]):
-        for dataset in parts["dataset"]:
-            _check_clean(dataset, config.clean_ratio)
-    for dataset, model in product(parts["dataset"], parts["model"]):
-        _check_model(dataset, model)
-    for dataset, model, defense in product(parts["dataset"], parts["model"], parts["defense"]):
-        _check_defense(dataset, model, defense)
-    victims = tuple(
-        AttackJob(
-            dataset=dataset,
-            architecture=model,
-            attack=attack,
-            recipe=recipes[attack],
-            seed=seed,
+    named = [{job: _names(job, place) for job, place in grid.places.items()} for grid in grids]
+    found = [_united(names.values()) for names in named]
+    check_names(filters, _united(found), flag)
+    kept = []
+    for grid, names, here in zip(grids, named, found, strict=True):
+        wanted = all(here.get(axis, set()) & filters[axis] for axis in filters)
+        kept.append(
+            Grid(
+                {
+                    job: place
+                    for job, place in grid.places.items()
+                    if wanted and _is_kept(job, names[job], filters)
+                }
+            )
         )
-        for dataset, model, attack, seed in product(
-            parts["dataset"], parts["model"], parts["attack"], parts["seed"]
-        )
-    )
-    references = tuple(
-        AssetJob(
-            dataset=dataset,
-            architecture=model,
-            asset=CleanModel(),
-            recipe=construct(Recipe, config.recipe, "recipe"),
-            seed=seed,
-        )
-        for dataset, model, seed in product(parts["dataset"], parts["model"], parts["seed"])
-        if config.clean_model and not filters.keys() & {"attack", "defense"}
-    )
-    defenses = tuple(parts["defense"])
-    return Grid(
-        victims,
-        defenses,
-        labels,
-        config.clean_ratio,
-        config.score_every,
-        tuple(config.probes),
-        "defended" in config.keep,
-        references,
-    )
+    return kept
 
 
-def _recipes(config: Config) -> dict[Attack, Recipe]:
-    """The attacks with the recipe of each: that of the config, under the fields of its `recipe`."""
-    recipes: dict[Attack, Recipe] = {}
-    for spec in config.attacks:
-        changes: Mapping[str, Any] = {}
-        if isinstance(spec, Mapping) and len(spec) == 1:
-            ((name, values),) = spec.items()
-            if isinstance(values, Mapping) and isinstance(values.get("recipe"), Mapping):
-                changes = values["recipe"]
-                spec = {name: {k: v for k, v in values.items() if k != "recipe"}}
-        attack: Any = build("attacks", spec)
-        what = f"attack {plugin_name(attack)!r}: recipe" if changes else "recipe"
-        recipe = construct(Recipe, {**config.recipe, **changes}, what)
-        if attack in recipes and recipes[attack] == recipe:
-            raise InputError(_twice("attack", attack))
-        if recipes.setdefault(attack, recipe) != recipe:
-            raise InputError(f"two recipes for the attack {plugin_name(attack)!r}; accepted: one")
-    return recipes
+def _names(job: Job, place: Place) -> dict[str, set[str]]:
+    """What a job may be called along each of its axes."""
+    plugins: dict[str, Plugin] = {}
+    victim = job.victim if isinstance(job, DefenseJob) else job
+    if isinstance(job, DefenseJob):
+        plugins["defense"] = job.defense
+    if isinstance(victim, AttackJob):
+        plugins["attack"] = victim.attack
+    if isinstance(victim, AttackJob | AssetJob):
+        plugins |= {"dataset": victim.dataset, "model": victim.architecture}
+    names = {axis: {plugin_name(plugin), place[axis]} for axis, plugin in plugins.items()}
+    return names | {"seed": {str(place["seed"])}}
+
+
+def _united(names: Iterable[Mapping[str, set[str]]]) -> dict[str, set[str]]:
+    united: dict[str, set[str]] = {}
+    for of_one in names:
+        for axis, some in of_one.items():
+            united.setdefault(axis, set()).update(some)
+    return united
+
+
+def _is_kept(job: Job, names: Filters, filters: Filters) -> bool:
+    if isinstance(job, AssetJob) and filters.keys() & {"attack", "defense"}:
+        return False  # the reference of a part that nobody asked for
+    return all(names[axis] & wanted for axis, wanted in filters.items() if axis in names)
 
 
 def _judged(victim: AttackJob, row: Row) -> Row:
@@ -233,111 +209,3 @@ def _of_the_table(defended: DefenseJob | None) -> Row:
     defense = defended.defense
     budget = defended.clean_ratio if defense.uses == "clean" else None
     return {"clean_ratio": budget, "uses": defense.uses, "select": defense.select}
-
-
-def _twice(axis: str, entry: Any) -> str:
-    name = entry.label if isinstance(entry, Plugin) else entry
-    return f"{axis}s: {shown(name, 200)} is there twice with the same values; accepted: once"
-
-
-def _check_once(axis: str, entries: Sequence[Any]) -> None:
-    seen = set()
-    for entry in entries:
-        if entry in seen:
-            raise InputError(_twice(axis, entry))
-        seen.add(entry)
-
-
-def _check_rules(rules: Mapping[str, str], defenses: Mapping[str, Defense]) -> None:
-    """Selection rules are applied after training, but a wrong one should be known before.
-
-    defenses: by label.
-    """
-    for label in rules:
-        if label not in defenses:
-            raise InputError(
-                f"select: no defense {shown(label)} in this grid; accepted: {listed(defenses)}"
-                f"{nearest(label, defenses)}"
-            )
-    for label, defense in defenses.items():
-        try:
-            _check_rule(rules.get(label, defense.select), label, defense)
-        except ValueError as error:
-            raise InputError(f"select: {one_line(error)[:400]}") from None
-
-
-def _check_rule(rule: str, label: str, defense: Defense) -> None:
-    """Refuse a rule that finds no row among those of the defense.
-
-    Raises:
-        ValueError: says what the defense has.
-    """
-    if not isinstance(rule, str) or len(rule) > 80:
-        raise ValueError(f"{label}: selection rule {shown(rule)} is unknown")
-    check_rule(rule, label)
-    if rule == "last":
-        return
-    if defense.yields != "candidates":
-        raise ValueError(
-            f"{label}: rule {rule!r} needs candidates, the defense yields {defense.yields}; "
-            "accepted: last"
-        )
-    if rule == "own" and defense.uses != "clean":
-        raise ValueError(f"{label}: rule 'own' needs clean data, the defense uses {defense.uses}")
-    settings = defense.settings
-    if rule.startswith("fixed:") and settings is not None:
-        wanted = float(rule.removeprefix("fixed:"))
-        if not any(abs(setting - wanted) <= 1e-6 for setting in settings):
-            accepted = listed(f"fixed:{setting:g}" for setting in settings)
-            raise ValueError(f"{label}: no candidate for {rule!r}; accepted: own, {accepted}")
-
-
-def _check_attack(dataset: Dataset, attack: Attack, recipe: Recipe) -> None:
-    """Refuse an attack that cannot be trained on the dataset by the recipe."""
-    name, total = shown(plugin_name(attack)), 0
-    for part in attack.parts:
-        if part.target >= dataset.num_classes:
-            raise InputError(
-                f"attack {plugin_name(part)!r}: target is {part.target}, but {dataset.name} has "
-                f"classes 0 to {dataset.num_classes - 1}"
-            )
-        poisoned = round(part.ratio * dataset.train_size)
-        if not poisoned:
-            raise InputError(
-                f"attack {plugin_name(part)!r}: ratio is {part.ratio}, which is none of the "
-                f"{dataset.train_size:,} training images of {dataset.name}"
-            )
-        total += poisoned
-    if total > dataset.train_size:
-        raise InputError(
-            f"attack {name}: its parts poison {total:,} images, {dataset.name} has "
-            f"{dataset.train_size:,}"
-        )
-    try:
-        attack.check(dataset, recipe)
-    except ValueError as error:
-        raise InputError(f"attack {name} on {dataset.name}: {one_line(error)[:300]}") from None
-
-
-def _check_model(dataset: Dataset, architecture: Architecture) -> None:
-    try:
-        architecture.check(dataset)
-    except ValueError as error:
-        name = shown(plugin_name(architecture))
-        raise InputError(f"model {name} on {dataset.name}: {one_line(error)[:300]}") from None
-
-
-def _check_defense(dataset: Dataset, architecture: Architecture, defense: Defense) -> None:
-    try:
-        defense.check(architecture, dataset)
-    except ValueError as error:
-        name = shown(plugin_name(defense))
-        raise InputError(f"defense {name} on {dataset.name}: {one_line(error)[:300]}") from None
-
-
-def _check_clean(dataset: Dataset, ratio: float) -> None:
-    if not int(ratio * dataset.train_size):
-        raise InputError(
-            f"clean_ratio is {ratio}, which is none of the {dataset.train_size:,} training images "
-            f"of {dataset.name}"
-        )

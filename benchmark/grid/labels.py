@@ -9,36 +9,39 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmark.errors import InputError, listed, nearest, shown
-from benchmark.plugin import Plugin, plugin_name
+from benchmark.plugin import Plugin
 from benchmark.rows import AXES, UNDEFENDED
 
 Filters = Mapping[str, set[str]]
 """The names to keep, by axis."""
 
 
-def labels_of(axis: str, plugins: Sequence[Plugin]) -> dict[Plugin, str]:
-    """The label of each plugin; of several with one label, each also names the fields that differ.
+def labels_of(axis: str, variants: Sequence[tuple[Plugin, Sequence[str]]]) -> list[str]:
+    """The labels of plugins in order; of several with one label, each also names what differs.
 
-    Those in which they differ from each other; a field that has its default is not named.
+    Fields in which they differ from each other; a field that has its default is not named.
+
+    variants: plugins, with what else tells them apart, such as "clean_ratio=0.01".
 
     Raises:
         InputError: two that differ in no field have one label, or a defense has that of the victim
             without a defense.
     """
-    labels: dict[Plugin, str] = {}
+    labels: list[str] = []
     taken = {UNDEFENDED} if axis == "defense" else set()
+    changes = [[*_changes(plugin), *more] for plugin, more in variants]
     groups: dict[str, list[set[str]]] = defaultdict(list)
-    for plugin in plugins:
-        groups[plugin.label].append(set(_changes(plugin)))
-    shared = {label: set.intersection(*changes) for label, changes in groups.items()}
-    for plugin in plugins:
-        changed = [change for change in _changes(plugin) if change not in shared[plugin.label]]
-        label = plugin.label + (f" ({', '.join(changed)})" if changed else "")
+    for (plugin, _), changed in zip(variants, changes, strict=True):
+        groups[plugin.label].append(set(changed))
+    shared = {label: set.intersection(*changed) for label, changed in groups.items()}
+    for (plugin, _), changed in zip(variants, changes, strict=True):
+        own = [change for change in changed if change not in shared[plugin.label]]
+        label = plugin.label + (f" ({', '.join(own)})" if own else "")
         if label in taken:
             what = shown(label, 200)
             raise InputError(f"two {axis} plugins are both called {what}; give one another name")
         taken.add(label)
-        labels[plugin] = label
+        labels.append(label)
     return labels
 
 
@@ -63,25 +66,19 @@ def filters_of(texts: Sequence[str], flag: str = "--only") -> dict[str, set[str]
     return filters
 
 
-def filtered(
-    axis: str, entries: list[Any], names: set[str], labels: Mapping[Plugin, str], flag: str
-) -> list[Any]:
-    """The plugins or seeds of an axis whose plugin name or label is among the names.
+def check_names(filters: Filters, accepted: Filters, flag: str) -> None:
+    """Refuse names that nothing has; accepted: all names, by axis.
 
     Raises:
-        InputError: a name that none of them has.
+        InputError: the first one.
     """
-
-    def known(entry: Any) -> set[str]:
-        return {str(entry)} if axis == "seed" else {plugin_name(entry), labels[entry]}
-
-    accepted = set().union(*(known(entry) for entry in entries)) if entries else set()
-    for name in sorted(names - accepted):
-        raise InputError(
-            f"{flag}: no {axis} {shown(name, 200)} in this grid; "
-            f"accepted: {listed(sorted(accepted))}{nearest(name, accepted)}"
-        )
-    return [entry for entry in entries if known(entry) & names]
+    for axis, names in filters.items():
+        known = accepted.get(axis, set())
+        for name in sorted(names - known):
+            raise InputError(
+                f"{flag}: no {axis} {shown(name, 200)} in this grid; "
+                f"accepted: {listed(sorted(known))}{nearest(name, known)}"
+            )
 
 
 def _parts(text: str) -> list[str]:

@@ -147,9 +147,8 @@ def test_two_backdoors_are_learned_scored_and_tabled(tmp_path: Path) -> None:
     table = (tmp_path / "tables" / "triggers.md").read_text()
     assert f"| Blended + BadNets | No Defense | {100 * victim['acc']:.2f} |" in table
     assert "ASR-2" in table and "| BadNets |" not in table
-    sheet = contact_sheet(
-        list(grid.victims), [grid.labels[v.attack] for v in grid.victims], store, Path()
-    )
+    labels = [grid.place(victim, None)["attack"] for victim in grid.victims]
+    sheet = contact_sheet(list(grid.victims), labels, store, Path())
     names = [axis.get_ylabel() for axis in sheet.axes if axis.get_ylabel()]
     assert names == ["Blended + BadNets:\nBlended", "Blended + BadNets:\nBadNets", "BadNets"]
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -60,7 +61,9 @@ def cell(grid, attack, defense, seed=0):
 
 def status(grid, store):
     """(states by attack for seed 0, lines of the table of details, complete)."""
-    tables, complete = overview(cells_of(grid), make_plan(grid.jobs()), store, Claims(store.root))
+    tables, complete = overview(
+        cells_of(grid, Path()), make_plan(grid.jobs()), store, Claims(store.root)
+    )
     first, second, *details = tables
     assert (first.title, second.title) == tuple(f"Digits, Small CNN, seed {s}" for s in (0, 1))
     columns = [list(column.cells) for column in first.columns]

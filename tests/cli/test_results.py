@@ -103,7 +103,7 @@ def test_rows_of_jobs_that_left_the_grid_go_with_a_line_that_counts_them(clone, 
 
 def test_another_config_of_the_same_name_is_refused_before_anything_happens(clone, capsys):
     config, results = clone
-    other = write(config.parent / "mine", attacks=["badnets"], defenses=[])
+    other = write(config.parent.parent / "mine", attacks=["badnets"], defenses=[])
     files = {f: f.read_bytes() for f in results.rglob("*") if f.is_file()}
     for argv in (["run", "--device", "cpu"], ["report"]):
         capsys.readouterr()
@@ -116,10 +116,10 @@ def test_another_config_of_the_same_name_is_refused_before_anything_happens(clon
 
 def test_a_copy_of_the_config_elsewhere_is_the_same_config(clone):
     config, results = clone
-    copy = write(config.parent / "mine")
+    copy = write(config.parent.parent / "mine")
     assert run(copy, results, "--only", "attack=badnets") == 0
     assert cli.main(["report", str(copy), "--results", str(results)]) == 0
-    grown = write(config.parent / "mine", defenses=["ft", "fp", "nc"])
+    grown = write(config.parent.parent / "mine", defenses=["ft", "fp", "nc"])
     assert run(grown, results, "--only", "attack=badnets,defense=ft") == 0
     after = rows(results)
     assert len(after) == 9 and sum("not run yet" in line for line in after) == 2
@@ -133,6 +133,17 @@ def test_committed_rows_belong_to_the_config_of_their_name_in_configs(clone, cap
     other = write(config.parent.parent, defenses=[])
     assert run(other, results) == 2
     assert len(rows(results)) == 5
+
+
+def test_rows_of_a_config_in_a_folder_of_configs_lie_in_a_folder_of_that_name(clone, capsys):
+    config, results = clone
+    inner = write(config.parent / "paper")
+    assert run(inner, results, "--only", "attack=badnets") == 0
+    folder = results / "paper" / "tiny"
+    assert (folder / "rows.csv").is_file() and not (folder / "config.txt").exists()
+    other = write(config.parent.parent, attacks=["badnets"], defenses=[])
+    assert run(other, results / "paper") == 2
+    assert "holds rows of another config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["run", "status", "show"])

@@ -21,7 +21,8 @@ from benchmark.loading import load, plugin_names
 from benchmark.plugin import Plugin, plugin_name
 from benchmark.train import Recipe
 
-SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SHIPPED = [file for file in CONFIGS if "include:" not in file.read_text()]
 FOLDER = "FOLDER"
 AXES = ("datasets", "models", "attacks", "defenses")
 SMALL: dict[str, Any] = {
@@ -54,6 +55,8 @@ ZERO = {
 """Fields that may be 0, by owner; `target` may be everywhere."""
 OPTIONAL = {"period", "betas", "stages", "effective_acc"}
 """Fields that may be null."""
+LISTS = {"thresholds", "betas", "seeds"}
+"""Fields of `ZERO` with a list of numbers; where another one has a list, that is a sweep."""
 TEXT = {"data"}
 """Fields with any text."""
 
@@ -85,7 +88,7 @@ class Case:
 
 def corpus() -> list[Case]:
     """Every case, in an order that does not change."""
-    cases = [*_leaves(), *_structures(), *_texts(), *_grids(), *_plugins()]
+    cases = [*_leaves(), *_structures(), *_texts(), *_grids(), *_files(), *_plugins()]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), sorted(n for n in names if names.count(n) > 1)[:5]
     return cases
@@ -110,6 +113,26 @@ def bases() -> dict[str, Any]:
     parts = {"first": {"blended": {"alpha": 0.1}}, "second": {"badnets": {"target": 1}}}
     found["attacks multi"] = SMALL | {"attacks": [{"multi": parts}]}
     stages = {"betas": [1.0, 2.0], "stages": ["stage2", "stage3"]}
+    found["sweeps"] = SMALL | {
+        "attacks": [{"badnets": {"ratio": [0.1, 0.2]}}, {"multi": {"first": ["lf", "ssba"]}}],
+        "defenses": [
+            {"ep": {"u": [1.0, 2.0]}},
+            {"sau": {"recipe": {"lr": [0.1, 0.2], "epochs": 2}}},
+            {"nad": {"betas": [[1.0], [1.0, 2.0]]}},
+        ],
+        "clean_ratio": [0.1, 0.2],
+    }
+    found["when"] = SMALL | {
+        "when": [
+            {
+                "dataset": "digits",
+                "model": ["small_cnn", "timm"],
+                "recipe": {"epochs": 2},
+                "attacks": {"badnets": {"ratio": 0.2, "recipe": {"lr": 0.1}}},
+                "defenses": {"ft": {"recipe": {"epochs": 3}}, "nad": {"betas": [1.0]}},
+            }
+        ]
+    }
     found["stages"] = SMALL | {"defenses": [{"nad": stages}]}
     return copy.deepcopy(found)
 
@@ -149,15 +172,17 @@ def _is_right(path: tuple[Any, ...], before: Any, value: Any) -> bool:
         return (value == {} and isinstance(value, dict)) or (
             value is None and owner in (*AXES, "first", "second", "attack")
         )
-    if name == "defenses" and whole and value == [] and isinstance(value, list):
+    if name in ("defenses", "when") and whole and value == [] and isinstance(value, list):
         return True
     if value is None:
-        return whole and name in OPTIONAL
+        condition = owner == "when" and name in ("dataset", "model")
+        return whole and (name in OPTIONAL or condition)
     if isinstance(value, str):
         free = name in TEXT and isinstance(before, str) and value != ""
         return free or (name == "image" and value == "")
     if value == 0 and type(value) is int:
-        number = type(before) in (int, float)
+        sweep = whole and isinstance(before, list) and name not in LISTS
+        number = sweep or type(before) in (int, float)
         return number and (name == "target" or (owner, name) in ZERO)
     return False
 
@@ -358,6 +383,48 @@ def _grids() -> Iterator[Case]:
         "a bin without width": defense(ep={"h": 1e-30}),
         "a grid of many points": attack(wanet={"k": 10**6}),
     }
+
+    def when(**values: Any) -> dict[str, Any]:
+        return SMALL | {"when": [values]}
+
+    grids |= {
+        "a sweep of one": defense(ep={"u": [1.0]}),
+        "a sweep of the same": defense(ep={"u": [1.0, 1.0]}),
+        "a sweep with a default": SMALL | {"defenses": ["ep", {"ep": {"u": [1.0, 3.0]}}]},
+        "a sweep of sweeps": defense(ep={"u": [[1.0, 2.0], 3.0]}),
+        "a sweep of a million": defense(sau={f"lambda_{i}": list(range(32)) for i in range(1, 5)}),
+        "a sweep of the victims' recipe": attack(badnets={"recipe": {"lr": [0.1, 0.2]}}),
+        "a sweep of the config's recipe": SMALL | {"recipe": {"lr": [0.1, 0.2]}},
+        "a sweep inside of an attack": attack(multi={"first": {"lf": {"ratio": [0.1, 0.2]}}}),
+        "a sweep of an unknown field": defense(ep={"v": [1.0, 2.0]}),
+        "a sweep of seeds": SMALL | {"seeds": [[0, 1]]},
+        "a sweep in when": when(defenses={"ft": {"recipe": {"epochs": [1, 2]}}}),
+        "a clean ratio twice": SMALL | {"clean_ratio": [0.1, 0.1]},
+        "a clean ratio of no image": SMALL | {"clean_ratio": [0.1, 0.0006]},
+        "an unknown dataset": when(dataset="digit"),
+        "an unknown model": when(model=["small_cnn", "small_cn"]),
+        "a model with a width": when(model="small_cnn:8"),
+        "an unknown attack": when(attacks={"badnet": {}}),
+        "a defense among attacks": when(attacks={"ft": {}}),
+        "an unknown field of a plugin nobody uses": when(defenses={"sau": {"lambda_5": 1.0}}),
+        "a bad value of a plugin nobody uses": when(defenses={"sau": {"eps": 0}}),
+        "a bad recipe on no dataset": when(dataset="gtsrb", recipe={"epochs": 0}),
+        "a bad recipe of an attack": when(attacks={"lf": {"recipe": {"epoch": 1}}}),
+        "a bad value here": when(dataset="digits", attacks={"badnets": {"target": 10}}),
+        "no image here": when(dataset="digits", attacks={"badnets": {"ratio": 1e-4}}),
+        "no threshold of the rule here": defense(anp={})
+        | {"when": [{"dataset": "digits", "defenses": {"anp": {"thresholds": [0.1]}}}]},
+        "two defenses that are one here": SMALL
+        | {"defenses": ["ep", {"ep": {"u": 4.0}}], "when": [{"defenses": {"ep": {"u": 4.0}}}]},
+        "two attacks that are one here": SMALL
+        | {
+            "attacks": ["lf", {"lf": {"passes": 4}}],
+            "when": [{"model": "small_cnn", "attacks": {"lf": {"passes": 4}}}],
+        },
+        "seeds in when": when(seeds=[1]),
+        "datasets in when": when(datasets=["digits"]),
+        "when as a mapping": SMALL | {"when": {"dataset": "digits"}},
+    }
     for rule in (
         "own",
         "oracle",
@@ -382,6 +449,67 @@ def _grids() -> Iterator[Case]:
         grids[f"rule {rule!r} of candidates"] = defense(anp={}) | {"select": {"ANP": rule}}
     for name, content in grids.items():
         yield Case(f"grid: {name}", content)
+
+
+def _files() -> Iterator[Case]:
+    """Configs that name other files, which are wrong, missing, too many, or name them in turn."""
+    small, shared = _dump(SMALL), "recipe: {lr: 0.1}\n"
+    chain = {f"{i}.yaml": f"KEY: {i + 1}.yaml\n" for i in range(30)} | {"30.yaml": shared}
+    wrong: dict[str, Any] = {
+        **{f"value {number}": value for number, value in enumerate(VALUES)},
+        "a file that is not there": "none.yaml",
+        "a folder": ".",
+        "itself": "grid.yaml",
+        "itself by another path": "../FOLDER/./grid.yaml",
+        "a file that names it": "back.yaml",
+        "a circle of others": "one.yaml",
+        "no YAML": "open.yaml",
+        "no mapping": "list.yaml",
+        "no text": "binary.yaml",
+        "an unknown key": "unknown.yaml",
+        "a bad value": "bad.yaml",
+        "a long chain": "0.yaml",
+        "the name of a long file": "x" * 5000,
+    }
+    for key in ("include", "defaults"):
+
+        def named(name: str, key: str = key) -> str:
+            return f"{key}: {[name] if key == 'include' else name}\n"
+
+        files = {
+            "back.yaml": named("grid.yaml"),
+            "one.yaml": named("two.yaml"),
+            "two.yaml": named("one.yaml"),
+            "open.yaml": "datasets: [digits",
+            "list.yaml": "- digits\n",
+            "binary.yaml": "\0\1",
+            "unknown.yaml": small + "attack: [lf]\n",
+            "bad.yaml": small.replace("digits", "digit") + "clean_ratio: 0\n",
+            **{name: named(f"{int(name[:-5]) + 1}.yaml") for name in chain if name != "30.yaml"},
+            "30.yaml": small if key == "include" else shared,
+        }
+        for what, value in wrong.items():
+            whole = [value] if key == "include" and isinstance(value, str) else value
+            for content in (SMALL, {}):
+                with_axes = "with axes" if content else "alone"
+                name = f"files: {key} {with_axes}: {what}"
+                yield Case(name, {**content, key: whole}, files)
+            if key == "include":
+                yield Case(f"files: include, an entry: {what}", {key: [[whole]]}, files)
+    other = {"a.yaml": small, "b.yaml": small + "data: elsewhere\n", "shared.yaml": shared}
+    other |= {"mine/a.yaml": small, "union.yaml": "include: [a.yaml]\n"}
+    for what, content in {
+        "include twice": {"include": ["a.yaml", "a.yaml"]},
+        "include no table": {"include": ["shared.yaml"]},
+        "include no table beside one": {"include": ["a.yaml", "shared.yaml"]},
+        "include and a recipe": {"include": ["a.yaml"], "recipe": {"lr": 0.1}},
+        "include and some axes": {"include": ["a.yaml"], "datasets": ["digits"]},
+        "datasets in two folders": {"include": ["a.yaml", "b.yaml"]},
+        "defaults that include": SMALL | {"defaults": "union.yaml"},
+        "defaults alone": {"defaults": "shared.yaml"},
+        "several defaults": SMALL | {"defaults": ["shared.yaml"]},
+    }.items():
+        yield Case(f"files: {what}", content, other)
 
 
 HEAD = """

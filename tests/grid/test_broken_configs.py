@@ -11,8 +11,7 @@ from broken_configs import Case, bases, corpus
 
 from benchmark.cli.main import main
 from benchmark.errors import InputError
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
+from benchmark.grid.grid import jobs_of, make_tables
 
 LONGEST = 500
 """Characters of a message, without the folder of the config."""
@@ -28,7 +27,7 @@ def refusal(case: Case, folder: Path) -> str | None:
     """What is wrong with the way in which the case is refused; None if nothing is."""
     folder.mkdir()
     try:
-        make_grid(read(case.write(folder))).jobs()
+        jobs_of(table.grid for table in make_tables(case.write(folder)))
     except InputError as error:
         told = str(error).replace(str(folder), "")
         wrong = "\n" in told or not 0 < len(told) < LONGEST
@@ -40,7 +39,8 @@ def refusal(case: Case, folder: Path) -> str | None:
 
 @pytest.mark.parametrize("name", bases())
 def test_what_the_cases_are_made_from_is_accepted(name, tmp_path):
-    make_grid(read(Case(name, bases()[name]).write(tmp_path))).jobs()
+    (table,) = make_tables(Case(name, bases()[name]).write(tmp_path))
+    assert table.grid.jobs()
 
 
 @pytest.mark.parametrize(

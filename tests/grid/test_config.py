@@ -9,7 +9,7 @@ from attacks.badnets import BadNets
 from benchmark.cache.store import Store
 from benchmark.errors import InputError
 from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
+from benchmark.grid.grid import make_grid, make_tables
 from benchmark.jobs.job import AssetJob, AttackJob
 from benchmark.rows import COLUMNS
 from defenses.ft import FT
@@ -24,7 +24,8 @@ GRID = {
     "clean_ratio": 0.1,
     "score_every": 2,
 }
-SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+SHIPPED = [file for file in CONFIGS if file.name != "common.yaml"]
 
 
 def config(tmp_path, **changes):
@@ -33,6 +34,11 @@ def config(tmp_path, **changes):
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(content))
     return read(file)
+
+
+def defended(grid):
+    """The labels of the defenses, in order."""
+    return list(dict.fromkeys(grid.place(*cell)["defense"] for cell in grid.cells()))
 
 
 def test_a_config_is_read_with_its_defaults(tmp_path):
@@ -45,7 +51,7 @@ def test_a_config_is_read_with_its_defaults(tmp_path):
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_every_shipped_config_makes_a_grid(file):
-    assert make_grid(read(file)).jobs()
+    assert all(table.grid.jobs() for table in make_tables(file))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,7 @@ def test_variants_of_one_plugin_have_labels_of_their_own(tmp_path):
 def test_labels_leave_out_what_all_variants_share(tmp_path):
     recipes = [{"epochs": 5, "precision": "bf16"}, {"lr": 0.1, "precision": "bf16"}]
     grid = make_grid(config(tmp_path, defenses=[{"ft": {"recipe": recipe}} for recipe in recipes]))
-    assert {grid.labels[defense] for defense in grid.defenses} == {"FT (epochs=5)", "FT (lr=0.1)"}
+    assert defended(grid) == ["No Defense", "FT (epochs=5)", "FT (lr=0.1)"]
 
 
 def test_only_keeps_cells_by_key_and_by_label(tmp_path):
@@ -217,7 +223,7 @@ def test_only_keeps_cells_by_key_and_by_label(tmp_path):
     assert {place["seed"] for place in places} == {1}
     one = make_grid(config(tmp_path), ["attack=BadNets (all-to-all),model=Small CNN", "defense=ft"])
     assert {victim.attack for victim in one.victims} == {BadNets(labels="all2all")}
-    assert [type(defense) for defense in one.defenses] == [FT]
+    assert {type(defended.defense) for _, defended in one.cells() if defended} == {FT}
     assert len({victim.architecture for victim in one.victims}) == 1
     both = make_grid(config(tmp_path), ["attack=badnets,attack=blended"])
     assert len(both.victims) == len(make_grid(config(tmp_path)).victims)
@@ -242,11 +248,11 @@ def test_a_label_with_commas_can_be_named(tmp_path):
     recipes = [{"epochs": 5, "lr": 0.5}, {"epochs": 7, "lr": 0.1}]
     grids = config(tmp_path, defenses=["sau", *({"ft": {"recipe": r}} for r in recipes)])
     label = "FT (epochs=5, lr=0.5)"
-    assert label in make_grid(grids).labels.values()
+    assert label in defended(make_grid(grids))
     for only in ([f"defense={label}"], [f"attack=badnets,defense={label},seed=1"]):
-        (defense,) = make_grid(grids, only).defenses
-        assert defense.recipe.epochs == 5
-    assert len(make_grid(grids, [f"defense={label}", "defense=sau"]).defenses) == 2
+        assert defended(make_grid(grids, only)) == ["No Defense", label]
+    both = make_grid(grids, [f"defense={label}", "defense=sau"])
+    assert defended(both) == ["No Defense", "SAU", label]
 
 
 def test_what_belongs_to_the_table_comes_from_the_plugin_not_from_the_cache(tmp_path):

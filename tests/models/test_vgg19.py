@@ -128,7 +128,7 @@ def test_names_of_both_networks_in_a_grid():
     ]
     config = Config(datasets=["digits"], models=models, attacks=["badnets"])
     grid = make_grid(config)
-    assert [grid.labels[v.architecture] for v in grid.victims] == [
+    assert [grid.place(v, None)["model"] for v in grid.victims] == [
         "VGG19", "VGG19 (width 16)", "VGG19-BN", "VGG19-BN (width 16)",
     ]  # fmt: skip
     assert len(make_grid(config, ["model=VGG19-BN"]).victims) == 1

@@ -8,10 +8,10 @@ from fakes import Fake, key, steps
 from benchmark.cache.description import Description
 from benchmark.cache.step import Step
 from benchmark.cache.store import Store
-from benchmark.cli.run import forced, preview, seconds
+from benchmark.cli.run import discarded, preview, seconds
 from benchmark.errors import InputError
 from benchmark.grid.config import Config
-from benchmark.grid.grid import make_grid
+from benchmark.grid.grid import filtered, make_grid
 from benchmark.grid.plan import make_plan
 from benchmark.jobs.flops import described_flops, training_flops
 from benchmark.jobs.job import AssetJob
@@ -280,7 +280,8 @@ def test_a_plan_of_a_real_grid_and_what_force_names_of_it():
         attacks=["badnets", "lf"],
         defenses=["ft", "nad"],
     )
-    jobs = make_grid(config).jobs()
+    grid = make_grid(config)
+    jobs = grid.jobs()
     plan = make_plan(jobs, training_flops)
     assert list(plan) == [job.key for job in jobs]
     for job in jobs:
@@ -294,7 +295,8 @@ def test_a_plan_of_a_real_grid_and_what_force_names_of_it():
         assert made.flops == 3 * 1437 * 2 * products
 
     def named(*force):
-        return {str(plan[name]).split(" / ", 1)[1] for name in forced(config, force)}
+        keys = discarded(filtered([grid], force, "--force"), force)
+        return {str(plan[key]).split(" / ", 1)[1] for key in keys}
 
     lf = {"Small CNN (width 4) / LF / 0", "Small CNN (width 4) / UniversalPattern / 0"}
     lf_defended = {f"Small CNN (width 4) / LF / 0 / {name}" for name in ("FT", "NAD")}
@@ -303,4 +305,4 @@ def test_a_plan_of_a_real_grid_and_what_force_names_of_it():
     assert len(named("defense=ft")) == 2 and named("attack=lf", "defense=FT") < lf_defended
     assert named("attack=lf,defense=FT") == named("attack=lf", "defense=FT")
     with pytest.raises(InputError, match=r"--force: no attack 'lff'.*did you mean 'lf'"):
-        forced(config, ["attack=lff"])
+        filtered([grid], ["attack=lff"], "--force")
