@@ -19,9 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from functools import cache
 from multiprocessing.util import Finalize
 from typing import Any
 
+from loky.backend import resource_tracker
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
 from benchmark.process import Stale, become_worker, keep_freed_memory, spoiled
@@ -108,6 +110,7 @@ class Worker:
         self._pool.shutdown(wait=wait, kill_workers=True)
 
     def _new_pool(self) -> ProcessPoolExecutor:
+        _start_tracker()
         pool = ProcessPoolExecutor(
             1, env={**NO_LEAKS, **self._environment}, initializer=_begin, initargs=(os.getpid(),)
         )
@@ -129,6 +132,24 @@ class Worker:
             text = f"{type(error).__name__}: {error}"
             raise NotStarted(f"a worker could not start: {text}") from None
         self._ready = True
+
+
+@cache
+def _start_tracker() -> None:
+    """Start loky's process that removes the semaphores of dead workers, without its warnings.
+
+    It warns on the user's terminal when a killed pool has removed one at the same moment.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _within(future: Future[Any], seconds: float) -> bool:

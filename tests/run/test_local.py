@@ -202,6 +202,20 @@ def test_a_second_signal_prints_no_traceback(tmp_path, first):
         driver.kill()
 
 
+LEAK = """
+from benchmark.run.worker import _start_tracker
+_start_tracker()
+from loky.backend import resource_tracker
+resource_tracker.register("/no-such-semaphore", "semlock")
+"""
+
+
+def test_a_semaphore_that_a_killed_pool_leaves_is_no_warning_for_the_user():
+    code, env = [sys.executable, "-c", LEAK], {**os.environ, "PYTHONPATH": PATHS}
+    done = subprocess.run(code, env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 HOLDER = """
 import ctypes, os, sys, threading
 from benchmark.run.local import LocalPool
