@@ -26,10 +26,9 @@ class Synthetic(Dataset):
 
     name: ClassVar[str] = "Synthetic"
     smoke: ClassVar[dict[str, Any]] = {"per_class": 20, "test_per_class": 5}
-    # Constants of each variant, where other datasets have those of a class.
-    num_classes: int = 10  # type: ignore[misc]
-    shape: tuple[int, int, int] = (3, 32, 32)  # type: ignore[misc]
-    flips: bool = False  # type: ignore[misc]
+    num_classes: int = 10  # type: ignore[misc] # a constant of each variant, not of the class
+    shape: tuple[int, int, int] = (3, 32, 32)  # type: ignore[misc] # the same
+    flips: bool = False  # type: ignore[misc] # the same
     per_class: int = 100
     test_per_class: int = 20
 
@@ -39,15 +38,15 @@ class Synthetic(Dataset):
         check_range(self, "per_class", "test_per_class", least=1, most=100_000)
 
     @property
-    def train_size(self) -> int:  # type: ignore[override]
+    def train_size(self) -> int:  # type: ignore[override] # a constant of each variant
         return self.num_classes * self.per_class
 
     @property
-    def mean(self) -> tuple[float, ...]:  # type: ignore[override]
+    def mean(self) -> tuple[float, ...]:  # type: ignore[override] # a constant of each variant
         return (0.5,) * self.shape[0]
 
     @property
-    def std(self) -> tuple[float, ...]:  # type: ignore[override]
+    def std(self) -> tuple[float, ...]:  # type: ignore[override] # a constant of each variant
         return (0.289,) * self.shape[0]
 
     def __call__(self, root: Path) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -12,8 +13,9 @@ from defense_cases import SAU_RECIPE, same, two_layers
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
+import defenses.sau as sau_module
 from benchmark.data import Images
-from benchmark.train import Recipe, train_model
+from benchmark.train import Batch, Recipe, train_model
 from defenses.sau import SAU, jensen_shannon, shared_risk
 from models.classifier import Classifier
 
@@ -114,6 +116,23 @@ def test_shared_risk() -> None:
     (gradient,) = torch.autograd.grad(value, logits)
     assert (gradient[1] == 0).all() and (gradient[~counted] == 0).all()
     assert gradient[counted].abs().sum(1)[2:].min() > 0
+
+
+def test_vanilla_unlearning_keeps_the_clean_term(
+    monkeypatch: pytest.MonkeyPatch, cnn: Classifier, digits: Images
+) -> None:
+    sau = SAU(unlearning="vanilla", lambda_1=0.5, lambda_2=2.0)
+    losses: list[Any] = []
+    monkeypatch.setattr(sau_module, "fit", lambda *_, loss: losses.append(loss) or iter(()))
+    list(sau(cnn.eval(), digits))
+    rows = torch.arange(20)
+    x, y = digits.floats(rows), digits.y[rows]
+    clean = cnn(x).argmax(1)
+    (ball,) = sau.perturbation_sets()
+    e = sau.shared_examples(cnn, copy.deepcopy(cnn), ball, x, y, clean, clean)
+    terms = [-cnn(z).log_softmax(1)[rows, y].mean() for z in (x, x + e)]
+    value = losses[0](cnn, Batch(x, y, rows))
+    assert value.item() == pytest.approx((0.5 * terms[0] + 2 * terms[1]).item(), rel=1e-5)
 
 
 def test_sau_keeps_the_backdoored_model(
