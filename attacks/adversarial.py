@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.wrapped import Wrapped
-from benchmark.errors import check_range
-from benchmark.train import Batch
-from models.classifier import Classifier
+from sau_bench.attacks.wrapped import Wrapped
+from sau_bench.benchmark.errors import check_range
+from sau_bench.benchmark.train import Batch
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

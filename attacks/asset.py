@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from benchmark.data import Images
-from benchmark.plugin import origin, pickled
-from benchmark.train import Recipe, train_model
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.plugin import origin, pickled
+from sau_bench.benchmark.train import Recipe, train_model
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

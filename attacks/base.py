@@ -13,13 +13,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.asset import Asset
-from benchmark.data import Dataset, Images, draw_poisoned, to_uint8
-from benchmark.errors import check_range
-from benchmark.metrics import Poisoned
-from benchmark.plugin import Plugin
-from benchmark.train import Loss, Recipe, cross_entropy, train_model
-from models.classifier import Classifier
+from sau_bench.attacks.asset import Asset
+from sau_bench.benchmark.data import Dataset, Images, draw_poisoned, to_uint8
+from sau_bench.benchmark.errors import check_range
+from sau_bench.benchmark.metrics import Poisoned
+from sau_bench.benchmark.plugin import Plugin
+from sau_bench.benchmark.train import Loss, Recipe, cross_entropy, train_model
+from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

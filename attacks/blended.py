@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attacks.base import DataPoisoning
-from benchmark.errors import check_range, shown
+from sau_bench.attacks.base import DataPoisoning
+from sau_bench.benchmark.errors import check_range, shown
 
 PICTURE = Path(__file__).with_name("pictures") / "blended.png"
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 
-from attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
-from benchmark.data import Dataset, Images, to_uint8
-from benchmark.errors import EPOCHS, check_range
-from benchmark.train import Batch, Loss, Recipe, batch, cross_entropy, fit, shuffled
-from models.classifier import Classifier
+from sau_bench.attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
+from sau_bench.benchmark.data import Dataset, Images, to_uint8
+from sau_bench.benchmark.errors import EPOCHS, check_range
+from sau_bench.benchmark.train import Batch, Loss, Recipe, batch, cross_entropy, fit, shuffled
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

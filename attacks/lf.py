@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.asset import Asset
-from attacks.base import AssetPoisoning, Tensors, Trigger
-from benchmark.data import Images
-from benchmark.errors import EPOCHS, check_range
-from benchmark.train import Recipe
-from models.classifier import Classifier
+from sau_bench.attacks.asset import Asset
+from sau_bench.attacks.base import AssetPoisoning, Tensors, Trigger
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.errors import EPOCHS, check_range
+from sau_bench.benchmark.train import Recipe
+from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

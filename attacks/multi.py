@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.asset import Asset
-from attacks.base import (
+from sau_bench.attacks.asset import Asset
+from sau_bench.attacks.base import (
     Attack,
     DataPoisoning,
     Tensors,
@@ -19,10 +19,10 @@ from attacks.base import (
     poisoned,
     triggers_of,
 )
-from attacks.wrapped import Nested, nested
-from benchmark.data import Dataset, Images
-from benchmark.train import Recipe
-from models.classifier import Classifier
+from sau_bench.attacks.wrapped import Nested, nested
+from sau_bench.benchmark.data import Dataset, Images
+from sau_bench.benchmark.train import Recipe
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

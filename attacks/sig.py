@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.base import DataPoisoning
-from benchmark.errors import check_range
+from sau_bench.attacks.base import DataPoisoning
+from sau_bench.benchmark.errors import check_range
 
 
 @dataclass(frozen=True, kw_only=True)

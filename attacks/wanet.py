@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
-from benchmark.data import Images, to_uint8
-from benchmark.errors import check_range
-from benchmark.train import Batch, Loss, Recipe, cross_entropy, train_model
-from models.classifier import Classifier
+from sau_bench.attacks.base import Attack, Tensors, Trigger, log_cross_accuracy, poisoned_count
+from sau_bench.benchmark.data import Images, to_uint8
+from sau_bench.benchmark.errors import check_range
+from sau_bench.benchmark.train import Batch, Loss, Recipe, cross_entropy, train_model
+from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import PlainValidator
 from torch import Tensor
 
-from attacks.asset import Asset
-from attacks.base import Attack, Tensors, Trigger
-from benchmark.data import Dataset, Images
-from benchmark.loading import build
-from benchmark.train import Batch, Recipe
-from models.classifier import Classifier
+from sau_bench.attacks.asset import Asset
+from sau_bench.attacks.base import Attack, Tensors, Trigger
+from sau_bench.benchmark.data import Dataset, Images
+from sau_bench.benchmark.loading import build
+from sau_bench.benchmark.train import Batch, Recipe
+from sau_bench.models.classifier import Classifier
 
 
 def nested(spec: Any) -> Any:

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.errors import one_line
+from sau_bench.benchmark.errors import one_line
 
 log = logging.getLogger(__name__)
 

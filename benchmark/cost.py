@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from benchmark.rows import Row
+from sau_bench.benchmark.rows import Row
 
 RESET_PEAK = Path("/proc/self/clear_refs")
 """Where Linux takes a 5 to start the peak of the resident size anew (proc(5))."""

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.errors import InputError
-from benchmark.plugin import Plugin, plugin_name
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.plugin import Plugin, plugin_name
 
 
 @dataclass(frozen=True)

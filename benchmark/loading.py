@@ -20,16 +20,16 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from benchmark.canonical import canonical_json
-from benchmark.errors import InputError, listed, nearest, one_line, shown
-from benchmark.modules import import_file, import_module
-from benchmark.plugin import IDENTITY, KINDS, Plugin, construct, installed
+from sau_bench.benchmark.canonical import canonical_json
+from sau_bench.benchmark.errors import InputError, listed, nearest, one_line, shown
+from sau_bench.benchmark.modules import import_file, import_module
+from sau_bench.benchmark.plugin import IDENTITY, KINDS, Plugin, construct, installed
 
 BASES: Mapping[str, str] = {
-    "attacks": "attacks.base:Attack",
-    "defenses": "defenses.base:Defense",
-    "models": "models.classifier:Architecture",
-    "datasets": "benchmark.data:Dataset",
+    "attacks": "sau_bench.attacks.base:Attack",
+    "defenses": "sau_bench.defenses.base:Defense",
+    "models": "sau_bench.models.classifier:Architecture",
+    "datasets": "sau_bench.benchmark.data:Dataset",
 }
 """The class that plugins of each kind derive from."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmark.data import Images
+from sau_bench.benchmark.data import Images
 
 ON_GPU, PER_THREAD, LEAST = 500, 16, 32
 """Images in one forward pass of a score: so many on a GPU, and on a CPU for each thread, but at

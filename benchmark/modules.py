@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from benchmark.errors import InputError, one_line, shown
+from sau_bench.benchmark.errors import InputError, one_line, shown
 
 BY_PATH = "plugin_"
 """How the package names of files that were imported by path begin."""

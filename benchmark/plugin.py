@@ -19,16 +19,16 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from benchmark import modules
-from benchmark.errors import InputError, listed, nearest, one_line, shown
-from benchmark.modules import import_file, import_module, is_by_path
-from benchmark.process import Stale
+from sau_bench.benchmark import modules
+from sau_bench.benchmark.errors import InputError, listed, nearest, one_line, shown
+from sau_bench.benchmark.modules import import_file, import_module, is_by_path
+from sau_bench.benchmark.process import Stale
 
 KINDS: Mapping[str, str] = {
-    "attacks": "attacks",
-    "defenses": "defenses",
-    "models": "models",
-    "datasets": "benchmark.datasets",
+    "attacks": "sau_bench.attacks",
+    "defenses": "sau_bench.defenses",
+    "models": "sau_bench.models",
+    "datasets": "sau_bench.benchmark.datasets",
 }
 """The package of the built-in plugins of each kind."""
 IDENTITY = ("plugin", "revision", "distribution", "module", "class", "source")

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.rows import UNDEFENDED
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper"
 """The folder of the published numbers, in a clone; its README describes the files."""

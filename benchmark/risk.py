@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.data import Images
+from sau_bench.benchmark.data import Images
 
 IMAGES = 1000
 """Test images of a measurement: a standard error of at most 1.6 points of each risk."""

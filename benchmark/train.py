@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
-from benchmark import checkpoint
-from benchmark.data import Images, augment
-from benchmark.errors import EPOCHS, IMAGES, check_range
+from sau_bench.benchmark import checkpoint
+from sau_bench.benchmark.data import Images, augment
+from sau_bench.benchmark.errors import EPOCHS, IMAGES, check_range
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.data import Images
-from benchmark.errors import check_range
-from benchmark.train import Batch, Recipe, fit
-from defenses.base import Defense
-from defenses.perturbation import UNLEARNING, NormBall, Start, adversarial
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.errors import check_range
+from sau_bench.benchmark.train import Batch, Recipe, fit
+from sau_bench.defenses.base import Defense
+from sau_bench.defenses.perturbation import UNLEARNING, NormBall, Start, adversarial
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from benchmark.data import Dataset, Images
-from benchmark.plugin import Plugin
-from models.classifier import Architecture, Classifier
+from sau_bench.benchmark.data import Dataset, Images
+from sau_bench.benchmark.plugin import Plugin
+from sau_bench.models.classifier import Architecture, Classifier
 
 Candidate = tuple[float, nn.Module]
 """A setting (a pruning threshold, say) and the model that it gives."""

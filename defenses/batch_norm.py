@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from defenses.base import NotApplicable
+from sau_bench.defenses.base import NotApplicable
 
 
 def batch_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:

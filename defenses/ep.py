@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from benchmark.data import Images
-from benchmark.errors import IMAGES, check_range
-from benchmark.notes import note
-from benchmark.train import batch
-from defenses.base import Defense
-from defenses.batch_norm import batch_norms, prune
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.errors import IMAGES, check_range
+from sau_bench.benchmark.notes import note
+from sau_bench.benchmark.train import batch
+from sau_bench.defenses.base import Defense
+from sau_bench.defenses.batch_norm import batch_norms, prune
+from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

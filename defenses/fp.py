@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from benchmark.data import Images
-from benchmark.errors import check_range
-from benchmark.notes import note
-from benchmark.train import Recipe, batch, fit
-from defenses.base import Defense
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.errors import check_range
+from sau_bench.benchmark.notes import note
+from sau_bench.benchmark.train import Recipe, batch, fit
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from benchmark.data import Images
-from benchmark.train import Recipe, fit
-from defenses.base import Defense
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.train import Recipe, fit
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

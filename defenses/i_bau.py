@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmark.data import Images
-from benchmark.errors import EPOCHS, IMAGES, check_range
-from benchmark.train import Batch, Precision, batch, precision, shuffled
-from defenses.base import Defense
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.errors import EPOCHS, IMAGES, check_range
+from sau_bench.benchmark.train import Batch, Precision, batch, precision, shuffled
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.data import Dataset, Images
-from benchmark.errors import check_range, listed
-from benchmark.notes import note
-from benchmark.train import Batch, Recipe, fit, train_model
-from defenses.base import Defense, NotApplicable
-from models.classifier import Architecture, Classifier
+from sau_bench.benchmark.data import Dataset, Images
+from sau_bench.benchmark.errors import check_range, listed
+from sau_bench.benchmark.notes import note
+from sau_bench.benchmark.train import Batch, Recipe, fit, train_model
+from sau_bench.defenses.base import Defense, NotApplicable
+from sau_bench.models.classifier import Architecture, Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

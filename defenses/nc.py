@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.data import Images, to_uint8
-from benchmark.errors import EPOCHS, IMAGES, check_range
-from benchmark.notes import note
-from benchmark.train import Recipe, batch, fit, precision, shuffled
-from defenses.base import Defense
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images, to_uint8
+from sau_bench.benchmark.errors import EPOCHS, IMAGES, check_range
+from sau_bench.benchmark.notes import note
+from sau_bench.benchmark.train import Recipe, batch, fit, precision, shuffled
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

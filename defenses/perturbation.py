@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.train import Recipe
+from sau_bench.benchmark.train import Recipe
 
 Start = Literal["max", "min", "zero", "random"]
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from benchmark.data import Images
-from benchmark.errors import check_range, shown
-from benchmark.metrics import share
-from benchmark.notes import note
-from benchmark.train import Batch, Recipe, fit, train_model
-from defenses.base import Candidate, Defense
-from defenses.batch_norm import batch_norms, pruned
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.errors import check_range, shown
+from sau_bench.benchmark.metrics import share
+from sau_bench.benchmark.notes import note
+from sau_bench.benchmark.train import Batch, Recipe, fit, train_model
+from sau_bench.defenses.base import Candidate, Defense
+from sau_bench.defenses.batch_norm import batch_norms, pruned
+from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

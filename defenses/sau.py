@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.data import Images
-from benchmark.errors import check_range
-from benchmark.train import Batch, Recipe, fit
-from defenses.base import Defense
-from defenses.perturbation import (
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.errors import check_range
+from sau_bench.benchmark.train import Batch, Recipe, fit
+from sau_bench.defenses.base import Defense
+from sau_bench.defenses.perturbation import (
     UNLEARNING,
     Flow,
     NormBall,
@@ -23,7 +23,7 @@ from defenses.perturbation import (
     Start,
     adversarial,
 )
-from models.classifier import Classifier
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

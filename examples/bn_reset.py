@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from benchmark.data import Images
-from benchmark.train import batch, shuffled
-from defenses.base import Defense
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.train import batch, shuffled
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

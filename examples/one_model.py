@@ -4,14 +4,14 @@ from pathlib import Path
 
 import torch
 
-from attacks.badnets import BadNets
-from attacks.base import make_asset, poison_test
-from benchmark.data import draw_clean
-from benchmark.datasets.digits import Digits
-from benchmark.metrics import score
-from benchmark.train import Recipe
-from defenses.ft import FT
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import make_asset, poison_test
+from sau_bench.benchmark.data import draw_clean
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.metrics import score
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.ft import FT
+from sau_bench.models.small_cnn import SmallCNN
 
 torch.manual_seed(0)
 digits, attack = Digits(), BadNets()

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.cache.step import Plan
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.grid.plan import make_plan
-from benchmark.jobs.flops import training_flops
-from benchmark.run.durations import PRIORS, Durations, Work
+from sau_bench.benchmark.cache.step import Plan
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.grid.plan import make_plan
+from sau_bench.benchmark.jobs.flops import training_flops
+from sau_bench.benchmark.run.durations import PRIORS, Durations, Work
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("kind", "method", "dataset", "architecture", "attack", "passes", "flops", "seconds")

@@ -26,12 +26,12 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from benchmark import risk
-from benchmark.cache.store import Store
-from benchmark.cli.cells import find_cell, load_model
-from benchmark.jobs.job import DefenseJob
-from benchmark.jobs.run_job import load_victim
-from models.classifier import Classifier
+from sau_bench.benchmark import risk
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.cells import find_cell, load_model
+from sau_bench.benchmark.jobs.job import DefenseJob
+from sau_bench.benchmark.jobs.run_job import load_victim
+from sau_bench.models.classifier import Classifier
 
 GROUPS = ("clean", "poisoned", "shared", "other")
 

@@ -25,15 +25,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmark.cache.claims import Claims
-from benchmark.cache.description import Description
-from benchmark.cache.step import Plan, Step
-from benchmark.cache.store import Store
-from benchmark.canonical import job_key
-from benchmark.run.driver import Driver, Outcome
-from benchmark.run.durations import Durations, Work, chains
-from benchmark.run.local import LocalPool
-from benchmark.run.pool import Pool
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.description import Description
+from sau_bench.benchmark.cache.step import Plan, Step
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.canonical import job_key
+from sau_bench.benchmark.run.driver import Driver, Outcome
+from sau_bench.benchmark.run.durations import Durations, Work, chains
+from sau_bench.benchmark.run.local import LocalPool
+from sau_bench.benchmark.run.pool import Pool
 
 EPOCHS = {"cifar10": 100, "gtsrb": 50, "tiny": 200}
 EPOCH = {"cifar10": 10.0, "gtsrb": 8.0, "tiny": 60.0}

@@ -18,11 +18,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from attacks.ssba import SSBA, Decoder, bits_read
-from benchmark.cache.store import Store
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.jobs.job import AttackJob
+from sau_bench.attacks.ssba import SSBA, Decoder, bits_read
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.jobs.job import AttackJob
 
 
 def norms(job: AttackJob, store: Store, data: Path) -> list[float]:

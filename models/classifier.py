@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmark.data import Dataset
-from benchmark.plugin import Plugin
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.plugin import Plugin
 
 
 class Classifier(nn.Module):

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from benchmark.data import Dataset
-from benchmark.errors import check_range
-from models.classifier import Architecture, Classifier
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import check_range
+from sau_bench.models.classifier import Architecture, Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from benchmark.data import Dataset
-from benchmark.errors import nearest
-from models.classifier import Architecture, Classifier
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import nearest
+from sau_bench.models.classifier import Architecture, Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from benchmark.data import Dataset
-from benchmark.errors import check_range
-from models.classifier import Architecture, Classifier
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import check_range
+from sau_bench.models.classifier import Architecture, Classifier
 
 BLOCKS = ((2, 1), (2, 2), (4, 4), (4, 8), (4, 8))
 """Convolutions of each block, and its channels in units of the width."""

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from fakes import Fake, attempts, compute, drive, small_grid, steps
 
-from benchmark.cache.store import Store
-from benchmark.cli import main as cli
-from benchmark.cli.terminate import terminable
-from benchmark.run.local import LocalPool
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli import main as cli
+from sau_bench.benchmark.cli.terminate import terminable
+from sau_bench.benchmark.run.local import LocalPool
 
 
 def main(arguments):
     what, root = sys.argv[1], Path(sys.argv[2])
     if what == "dask":
-        from benchmark.run.dask import DaskPool
+        from sau_bench.benchmark.run.dask import DaskPool
 
         pool = DaskPool(sys.argv[3])
     else:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmark.cache.claims import Claims
-from benchmark.cache.description import Description
-from benchmark.cache.step import Step
-from benchmark.cache.store import Store
-from benchmark.canonical import job_key
-from benchmark.run.driver import Driver
-from benchmark.run.pool import Pool
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.description import Description
+from sau_bench.benchmark.cache.step import Step
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.canonical import job_key
+from sau_bench.benchmark.run.driver import Driver
+from sau_bench.benchmark.run.pool import Pool
 
 
 @dataclass(frozen=True)

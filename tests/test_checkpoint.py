@@ -19,23 +19,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Trigger, make_asset
-from attacks.blended import Blended
-from attacks.input_aware import InputAware
-from attacks.lf import LF
-from attacks.ssba import SSBA
-from attacks.wanet import WaNet
-from benchmark.cache.store import Store
-from benchmark.checkpoint import checkpoints, enter
-from benchmark.cost import Clock
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from benchmark.jobs import run_job as execution
-from benchmark.jobs.job import AttackJob
-from benchmark.jobs.run_job import run_job
-from benchmark.train import Batch, Recipe, cross_entropy, train_model
-from models.classifier import Classifier
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.base import Attack, Trigger, make_asset
+from sau_bench.attacks.blended import Blended
+from sau_bench.attacks.input_aware import InputAware
+from sau_bench.attacks.lf import LF
+from sau_bench.attacks.ssba import SSBA
+from sau_bench.attacks.wanet import WaNet
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.checkpoint import checkpoints, enter
+from sau_bench.benchmark.cost import Clock
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.jobs import run_job as execution
+from sau_bench.benchmark.jobs.job import AttackJob
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.train import Batch, Recipe, cross_entropy, train_model
+from sau_bench.models.classifier import Classifier
+from sau_bench.models.small_cnn import SmallCNN
 
 CPU = torch.device("cpu")
 DIGITS = Digits()
@@ -277,13 +277,13 @@ import time
 from functools import partial
 from pathlib import Path
 import torch
-from attacks.blended import Blended
-from benchmark.jobs import run_job
-from benchmark.datasets.digits import Digits
-from benchmark.jobs.job import AttackJob
-from benchmark.cache.store import Store
-from benchmark.train import Recipe
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.blended import Blended
+from sau_bench.benchmark.jobs import run_job
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.jobs.job import AttackJob
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.train import Recipe
+from sau_bench.models.small_cnn import SmallCNN
 
 torch.set_num_threads(1)
 run_job.CHECKPOINT_EVERY = 0.0

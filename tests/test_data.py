@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 from sklearn.datasets import load_digits
 
-from benchmark.data import Images, augment, draw_clean, draw_poisoned, to_uint8
-from benchmark.datasets.cifar10 import Cifar10
-from benchmark.datasets.digits import Digits
-from benchmark.errors import InputError
+from sau_bench.benchmark.data import Images, augment, draw_clean, draw_poisoned, to_uint8
+from sau_bench.benchmark.datasets.cifar10 import Cifar10
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.errors import InputError
 
 PAD, SIDE = 4, 32
 OUTCOMES = (2 * PAD + 1) ** 2

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attacks.badnets import BadNets
-from attacks.base import poison_test
-from benchmark.cost import RESET_PEAK, Clock
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from benchmark.metrics import Poisoned, predict, score, share
-from benchmark.train import Recipe, train_model
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import poison_test
+from sau_bench.benchmark.cost import RESET_PEAK, Clock
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.metrics import Poisoned, predict, score, share
+from sau_bench.benchmark.train import Recipe, train_model
+from sau_bench.models.small_cnn import SmallCNN
 
 ALL2ONE, ALL2ALL = BadNets(), BadNets(labels="all2all")
 STAMP = 100
@@ -62,8 +62,8 @@ def test_predictions_do_not_depend_on_how_many_images_are_in_a_pass(monkeypatch)
     train_model(model, task.train, Recipe(epochs=2, lr=0.05))
     passes = []
     for least in (1, 7, 32, 360):
-        monkeypatch.setattr("benchmark.metrics.LEAST", least)
-        monkeypatch.setattr("benchmark.metrics.PER_THREAD", 0)
+        monkeypatch.setattr("sau_bench.benchmark.metrics.LEAST", least)
+        monkeypatch.setattr("sau_bench.benchmark.metrics.PER_THREAD", 0)
         passes.append(predict(model, task.test))
     assert all(torch.equal(passes[0], other) for other in passes)
     assert len(passes[0].unique()) > 1

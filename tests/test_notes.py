@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from benchmark.notes import NOTE, note
+from sau_bench.benchmark.notes import NOTE, note
 
 
 def test_a_note_lies_between_progress_and_warnings(caplog: pytest.LogCaptureFixture) -> None:

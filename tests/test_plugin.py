@@ -16,25 +16,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from attacks.badnets import BadNets
-from attacks.blended import PICTURE, Blended
-from benchmark.canonical import canonical_json
-from benchmark.cli.plugins import describe
-from benchmark.datasets.digits import Digits
-from benchmark.errors import InputError, check_range
-from benchmark.jobs.job import AttackJob, DefenseJob
-from benchmark.loading import build, load, plugin_names
-from benchmark.plugin import KINDS, Plugin, origin, plugin_name
-from benchmark.process import Stale
-from benchmark.train import Recipe
-from defenses.ft import FT
-from defenses.sau import SAU
-from models.preact_resnet18 import PreActResNet18
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.blended import PICTURE, Blended
+from sau_bench.benchmark.canonical import canonical_json
+from sau_bench.benchmark.cli.plugins import describe
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.errors import InputError, check_range
+from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
+from sau_bench.benchmark.loading import build, load, plugin_names
+from sau_bench.benchmark.plugin import KINDS, Plugin, origin, plugin_name
+from sau_bench.benchmark.process import Stale
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.ft import FT
+from sau_bench.defenses.sau import SAU
+from sau_bench.models.preact_resnet18 import PreActResNet18
+from sau_bench.models.small_cnn import SmallCNN
 
 OWN = '''
 from dataclasses import dataclass
-from defenses.base import Defense
+from sau_bench.defenses.base import Defense
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Defense):
@@ -167,8 +167,8 @@ def test_files_of_one_name_stay_apart(tmp_path):
 
 BARE = """
 from dataclasses import dataclass
-from defenses.base import Defense
-from attacks.base import DataPoisoning
+from sau_bench.defenses.base import Defense
+from sau_bench.attacks.base import DataPoisoning
 """
 COMPLETE = """
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,7 @@ def test_a_plugin_by_path_survives_pickling_into_a_fresh_process(tmp_path):
     job = replace(DEFENDED, defense=plugin)
     program = """
     import pickle, sys
-    from benchmark.jobs.job import AttackJob, DefenseJob
+    from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
     job = pickle.load(sys.stdin.buffer)
     print(job.defense.label, job.key)
     """
@@ -367,10 +367,10 @@ def test_reading_without_torch_gives_what_reading_with_it_gives(tmp_path):
         (tmp_path / f"{name}.py").write_text(source)
     program = """
     import sys
-    from benchmark.standins import without_torch
+    from sau_bench.benchmark.standins import without_torch
 
     def read():
-        from benchmark.loading import build
+        from sau_bench.benchmark.loading import build
         return build("defenses", {sys.argv[1]: {"strength": 0.5}}).canonical()
 
     try:

@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource
 import numpy as np
-from benchmark.process import keep_freed_memory
+from sau_bench.benchmark.process import keep_freed_memory
 {first}
 
 def touch():

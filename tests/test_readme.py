@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmark import contract
-from benchmark.cli.main import VERBS
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.loading import load
+from sau_bench.benchmark import contract
+from sau_bench.benchmark.cli.main import VERBS
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.loading import load
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*/README.md")])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark import risk
-from benchmark.data import Images
-from defenses.sau import SAU
-from models.classifier import Classifier
+from sau_bench.benchmark import risk
+from sau_bench.benchmark.data import Images
+from sau_bench.defenses.sau import SAU
+from sau_bench.models.classifier import Classifier
 
 
 def linear(weight: Tensor, bias: Tensor) -> Classifier:

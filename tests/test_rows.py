@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.rows import NOTE_LENGTH, fault, reason, without_result
+from sau_bench.benchmark.rows import NOTE_LENGTH, fault, reason, without_result
 
 ROW = {"kind": "rounds", "step": 1, "status": "ok", "acc": 0.9, "asr": 0.1, "note": "fine"}
 NAN = float("nan")

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmark.data import Images, augment
-from benchmark.datasets.digits import Digits
-from benchmark.errors import InputError
-from benchmark.jobs.run_job import set_arithmetic
-from benchmark.plugin import construct
-from benchmark.train import Batch, Recipe, batch, fit, precision, shuffled, train_model
-from models.small_cnn import SmallCNN
+from sau_bench.benchmark.data import Images, augment
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.jobs.run_job import set_arithmetic
+from sau_bench.benchmark.plugin import construct
+from sau_bench.benchmark.train import Batch, Recipe, batch, fit, precision, shuffled, train_model
+from sau_bench.models.small_cnn import SmallCNN
 
 
 class Scalar(nn.Module):
@@ -292,7 +292,7 @@ def test_training_to_the_end_is_fit_to_its_last_epoch():
 
 def test_each_epoch_is_logged_with_its_mean_loss(caplog):
     values = iter([1.0, 3.0, 5.0, 7.0])
-    with caplog.at_level(logging.INFO, logger="benchmark.train"):
+    with caplog.at_level(logging.INFO, logger="sau_bench.benchmark.train"):
         recipe = plain(epochs=2, batch_size=1)
         list(fit(Scalar(), noise(2), recipe, loss=lambda m, _: m.w * 0 + next(values)))
     found = [(r.epoch, r.epochs, r.loss) for r in caplog.records]

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmark.canonical import job_key
-from benchmark.errors import one_line
+from sau_bench.benchmark.canonical import job_key
+from sau_bench.benchmark.errors import one_line
 
 CHECKSUMS, JOB, ROWS = "checksums.json", "job.json", "rows.json"
 

@@ -18,7 +18,7 @@ from types import TracebackType
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from benchmark.canonical import KEY
+from sau_bench.benchmark.canonical import KEY
 
 RUN = "run-"
 """How the claims of whole runs begin; a hidden file beside such a claim lists the keys."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.cache import description
-from benchmark.cache.claims import Claims
-from benchmark.cache.description import Description
-from benchmark.cache.store import Store
-from benchmark.canonical import KEY
-from benchmark.errors import InputError
+from sau_bench.benchmark.cache import description
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.description import Description
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.canonical import KEY
+from sau_bench.benchmark.errors import InputError
 
 Kind = Literal["job", "draft", "failure", "checkpoint"]
 

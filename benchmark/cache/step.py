@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmark.cache.description import Description
+from sau_bench.benchmark.cache.description import Description
 
 
 @dataclass(frozen=True)

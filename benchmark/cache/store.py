@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cache.checksums import CHECKSUMS, checksum, faults, pretty
-from benchmark.canonical import KEY
-from benchmark.errors import InputError
-from benchmark.rows import Row
+from sau_bench.benchmark.cache.checksums import CHECKSUMS, checksum, faults, pretty
+from sau_bench.benchmark.canonical import KEY
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

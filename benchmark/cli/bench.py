@@ -7,8 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
-from benchmark.cli.run import seconds
-from benchmark.errors import InputError
+from sau_bench.benchmark.cli.run import seconds
+from sau_bench.benchmark.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.cache.checksums import faults
-from benchmark.cache.claims import Claims
-from benchmark.cache.clean import delete, jobs, open_cache, titles, unused
-from benchmark.errors import InputError
-from benchmark.standins import without_torch
+from sau_bench.benchmark.cache.checksums import faults
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.clean import delete, jobs, open_cache, titles, unused
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.standins import without_torch
 
 BAD = 1
 
@@ -63,8 +63,8 @@ def references(configs: Sequence[Path]) -> dict[str, list[str]]:
 
 def keys_of(config: Path) -> list[str]:
     """Keys of all jobs of a config; none if it has no table, only defaults of others."""
-    from benchmark.grid.config import read_tables
-    from benchmark.grid.grid import make_grid
+    from sau_bench.benchmark.grid.config import read_tables
+    from sau_bench.benchmark.grid.grid import make_grid
 
     grids = map(make_grid, read_tables(config).values())
     return list(dict.fromkeys(job.key for grid in grids for job in grid.jobs()))

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from benchmark.cache.store import Store
-from benchmark.errors import InputError, shown
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.grid.labels import filters_of
-from benchmark.jobs.job import AttackJob, DefenseJob
-from benchmark.jobs.run_job import load_defended, load_victim
-from benchmark.plugin import Plugin, plugin_name
-from models.classifier import Classifier
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.errors import InputError, shown
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.grid.labels import filters_of
+from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
+from sau_bench.benchmark.jobs.run_job import load_defended, load_victim
+from sau_bench.benchmark.plugin import Plugin, plugin_name
+from sau_bench.models.classifier import Classifier
 
 
 def find_cell(config: Path, only: Sequence[str]) -> AttackJob | DefenseJob:

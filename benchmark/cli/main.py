@@ -9,16 +9,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from benchmark.cli.bench import add_bench, bench
-from benchmark.cli.cache import add_cache
-from benchmark.cli.options import add_config, add_data
-from benchmark.cli.plugins import fetch, list_plugins
-from benchmark.cli.report import report
-from benchmark.cli.run import run
-from benchmark.cli.show import show
-from benchmark.cli.status import status
-from benchmark.cli.terminate import Terminated, ignore_signals
-from benchmark.errors import InputError, nearest, one_line, printable
+from sau_bench.benchmark.cli.bench import add_bench, bench
+from sau_bench.benchmark.cli.cache import add_cache
+from sau_bench.benchmark.cli.options import add_config, add_data
+from sau_bench.benchmark.cli.plugins import fetch, list_plugins
+from sau_bench.benchmark.cli.report import report
+from sau_bench.benchmark.cli.run import run
+from sau_bench.benchmark.cli.show import show
+from sau_bench.benchmark.cli.status import status
+from sau_bench.benchmark.cli.terminate import Terminated, ignore_signals
+from sau_bench.benchmark.errors import InputError, nearest, one_line, printable
 
 VERBS = ("run", "status", "report", "show", "cache", "fetch", "list", "bench")
 LINE = 2_000

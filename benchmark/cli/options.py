@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmark.errors import InputError
+from sau_bench.benchmark.errors import InputError
 
 
 def add_config(parser: argparse.ArgumentParser, *, cache: bool) -> None:

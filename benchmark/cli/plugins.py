@@ -6,8 +6,8 @@ import argparse
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from benchmark.cli.options import data_folder
-from benchmark.standins import without_torch
+from sau_bench.benchmark.cli.options import data_folder
+from sau_bench.benchmark.standins import without_torch
 
 
 def list_plugins(arguments: argparse.Namespace) -> int:
@@ -19,8 +19,8 @@ def list_plugins(arguments: argparse.Namespace) -> int:
 
 def describe(kind: str) -> list[str]:
     """A line for each built-in and installed plugin: its name, its title, its fields."""
-    from benchmark.errors import InputError
-    from benchmark.loading import load, plugin_names
+    from sau_bench.benchmark.errors import InputError
+    from sau_bench.benchmark.loading import load, plugin_names
 
     lines = []
     for name in plugin_names(kind):
@@ -41,9 +41,9 @@ def _default(field: Field[Any]) -> object:
 
 def fetch(arguments: argparse.Namespace) -> int:
     """Download a dataset."""
-    from benchmark.data import Dataset
-    from benchmark.grid.config import Config
-    from benchmark.loading import build
+    from sau_bench.benchmark.data import Dataset
+    from sau_bench.benchmark.grid.config import Config
+    from sau_bench.benchmark.loading import build
 
     dataset = build("datasets", arguments.dataset)
     assert isinstance(dataset, Dataset)

@@ -13,12 +13,12 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from benchmark.cache.step import Plan
-from benchmark.cache.store import Store
-from benchmark.errors import InputError, printable
-from benchmark.run.driver import Outcome, Trial, last_lines
-from benchmark.run.durations import Durations, wall_time
-from benchmark.run.pool import Pool
+from sau_bench.benchmark.cache.step import Plan
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.errors import InputError, printable
+from sau_bench.benchmark.run.driver import Outcome, Trial, last_lines
+from sau_bench.benchmark.run.durations import Durations, wall_time
+from sau_bench.benchmark.run.pool import Pool
 
 WIDEST = 2_000
 """Characters of a line."""

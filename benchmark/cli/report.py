@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from benchmark.cli.cache import keys_of
-from benchmark.cli.options import results_folder
-from benchmark.cli.results import check_rows, write_report
-from benchmark.standins import without_torch
+from sau_bench.benchmark.cli.cache import keys_of
+from sau_bench.benchmark.cli.options import results_folder
+from sau_bench.benchmark.cli.results import check_rows, write_report
+from sau_bench.benchmark.standins import without_torch
 
 
 def report(arguments: argparse.Namespace) -> int:
     """Write tables, figures and report.md anew; of several tables those that have rows."""
-    from benchmark.grid.config import read_tables
+    from sau_bench.benchmark.grid.config import read_tables
 
     tables = read_tables(arguments.config)
     folders = {file: results_folder(arguments, file) for file in tables}

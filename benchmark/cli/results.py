@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import InputError, printable
-from benchmark.rows import AXES, COLUMNS, LATER_COLUMNS, NO_RESULT, Row
-from benchmark.standins import without_torch
+from sau_bench.benchmark.errors import InputError, printable
+from sau_bench.benchmark.rows import AXES, COLUMNS, LATER_COLUMNS, NO_RESULT, Row
+from sau_bench.benchmark.standins import without_torch
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmark.cache.store import Store
-    from benchmark.grid.config import Config
-    from benchmark.grid.grid import Grid
-    from benchmark.published import Reproduced
-    from benchmark.report.published import Published
+    from sau_bench.benchmark.cache.store import Store
+    from sau_bench.benchmark.grid.config import Config
+    from sau_bench.benchmark.grid.grid import Grid
+    from sau_bench.benchmark.published import Reproduced
+    from sau_bench.benchmark.report.published import Published
 
 ORIGIN = "config.txt"
 """Names the config of a results folder, seen from that folder."""
@@ -46,7 +46,7 @@ def contents_of(grid: Grid, store: Store) -> Contents:
     """What the cache holds of a grid."""
     import pandas as pd
 
-    from benchmark.run.failures import recorded
+    from sau_bench.benchmark.run.failures import recorded
 
     stream = io.StringIO(grid.rows(_Cleaned(store), partial(recorded, store)).to_csv(index=False))
     rows = pd.read_csv(stream, dtype=str, keep_default_na=False)
@@ -131,7 +131,7 @@ def write_rows(
 
 def write_report(folder: Path, config: Config, file: Path) -> None:
     """Write the report of `folder/rows.csv` and say where it is. file: of the config."""
-    from benchmark.report.write import report
+    from sau_bench.benchmark.report.write import report
 
     rules, published = config.select, published_of(file)
     files = report(folder, rules, config.effective_acc, config.average_collapsed, published)
@@ -143,7 +143,7 @@ def _is_current(folder: Path, config: Path) -> bool:
 
     That is rows, config with its defaults, published numbers, and the code that draws it.
     """
-    from benchmark.grid.config import files_of
+    from sau_bench.benchmark.grid.config import files_of
 
     code = Path(__file__).parents[1]
     published = code.parent / "results" / "paper"
@@ -163,16 +163,16 @@ def published_of(file: Path) -> Published | None:
     None without published numbers, or if the grid of the table cannot be made any more: its rows
     are reported nevertheless. file: of the table.
     """
-    from benchmark.published import read_paper
-    from benchmark.report.published import Published
+    from sau_bench.benchmark.published import read_paper
+    from sau_bench.benchmark.report.published import Published
 
     if (paper := read_paper()) is None:
         return None
 
     def read_grid() -> Reproduced:
-        from benchmark.grid.config import read_tables
-        from benchmark.grid.grid import make_grid
-        from benchmark.grid.published import reproduced
+        from sau_bench.benchmark.grid.config import read_tables
+        from sau_bench.benchmark.grid.grid import make_grid
+        from sau_bench.benchmark.grid.published import reproduced
 
         return reproduced(make_grid(read_tables(file)[file]).jobs(), paper)
 

@@ -13,21 +13,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
-from benchmark.cli.results import Contents, check_rows, claim_rows, contents_of, write_rows
-from benchmark.cli.texts import changed_texts
-from benchmark.errors import InputError, printable
-from benchmark.rows import UNDEFENDED
-from benchmark.standins import without_torch
+from sau_bench.benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
+from sau_bench.benchmark.cli.results import (
+    Contents,
+    check_rows,
+    claim_rows,
+    contents_of,
+    write_rows,
+)
+from sau_bench.benchmark.cli.texts import changed_texts
+from sau_bench.benchmark.errors import InputError, printable
+from sau_bench.benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.standins import without_torch
 
 if TYPE_CHECKING:
-    from benchmark.cache.step import Plan
-    from benchmark.cache.store import Store
-    from benchmark.cli.progress import Progress
-    from benchmark.grid.config import Config
-    from benchmark.grid.grid import Grid, Table
-    from benchmark.run.durations import Durations
-    from benchmark.run.pool import Pool
+    from sau_bench.benchmark.cache.step import Plan
+    from sau_bench.benchmark.cache.store import Store
+    from sau_bench.benchmark.cli.progress import Progress
+    from sau_bench.benchmark.grid.config import Config
+    from sau_bench.benchmark.grid.grid import Grid, Table
+    from sau_bench.benchmark.run.durations import Durations
+    from sau_bench.benchmark.run.pool import Pool
 
 INCOMPLETE = 1
 SMOKE = "smoke"
@@ -35,7 +41,7 @@ SMOKE = "smoke"
 UNITS = {"h": 3600, "m": 60, "s": 1}
 LONGEST = 10 * 365 * 24 * 3600
 """Seconds of a duration on the command line."""
-IMPORTS = ("benchmark.jobs.run_job",)
+IMPORTS = ("sau_bench.benchmark.jobs.run_job",)
 """What a worker loads before its first job."""
 
 
@@ -54,9 +60,9 @@ class Finished:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing of a config, then write rows, tables and figures."""
-    from benchmark.cache.clean import check_files
-    from benchmark.cache.store import Store
-    from benchmark.grid.config import read_tables
+    from sau_bench.benchmark.cache.clean import check_files
+    from sau_bench.benchmark.cache.store import Store
+    from sau_bench.benchmark.grid.config import read_tables
 
     configs = read_tables(arguments.config)
     if arguments.smoke:
@@ -73,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _finished(arguments: argparse.Namespace, store: Store) -> Finished | None:
     """What is known of a config whose part is all in the cache; None if anything is to run."""
-    from benchmark.grid.grid import jobs_of
-    from benchmark.grid.plan import make_plan
+    from sau_bench.benchmark.grid.grid import jobs_of
+    from sau_bench.benchmark.grid.plan import make_plan
 
     tables, chosen, _ = _tables(arguments)
     plan = make_plan(jobs_of(chosen))
@@ -93,8 +99,8 @@ def _write_finished(
     arguments: argparse.Namespace, configs: Mapping[Path, Config], store: Store, known: Finished
 ) -> int:
     """What `_run` does where nothing is to run, for which it needs neither devices nor torch."""
-    from benchmark.cache.claims import Claims
-    from benchmark.cache.clean import sweep
+    from sau_bench.benchmark.cache.claims import Claims
+    from sau_bench.benchmark.cache.clean import sweep
 
     plan, folders = known.plan, {file: results_folder(arguments, file) for file in known.contents}
     for text, flag in ((arguments.budget, "--budget"), (arguments.time_limit, "--time-limit")):
@@ -119,8 +125,8 @@ def _write_finished(
 
 def _tables(arguments: argparse.Namespace) -> tuple[list[Table], list[Grid], list[Grid]]:
     """The tables of the config, and of each what `--only` and what `--force` keeps."""
-    from benchmark.grid.grid import filtered, make_tables
-    from benchmark.grid.smoke import shrunk
+    from sau_bench.benchmark.grid.grid import filtered, make_tables
+    from sau_bench.benchmark.grid.smoke import shrunk
 
     tables = make_tables(arguments.config)
     grids = [table.grid for table in tables]
@@ -132,18 +138,18 @@ def _tables(arguments: argparse.Namespace) -> tuple[list[Table], list[Grid], lis
 
 
 def _run(arguments: argparse.Namespace, store: Store) -> int:
-    from benchmark.cache.claims import Claims
-    from benchmark.cache.clean import discard, sweep
-    from benchmark.cache.store import Store
-    from benchmark.cli.progress import Progress, duration
-    from benchmark.cli.terminate import terminable
-    from benchmark.grid.grid import jobs_of
-    from benchmark.grid.plan import make_plan
-    from benchmark.jobs.flops import described_flops, training_flops
-    from benchmark.jobs.run_job import run_job
-    from benchmark.run.driver import Driver
-    from benchmark.run.durations import learned
-    from benchmark.run.failures import NoWorkers
+    from sau_bench.benchmark.cache.claims import Claims
+    from sau_bench.benchmark.cache.clean import discard, sweep
+    from sau_bench.benchmark.cache.store import Store
+    from sau_bench.benchmark.cli.progress import Progress, duration
+    from sau_bench.benchmark.cli.terminate import terminable
+    from sau_bench.benchmark.grid.grid import jobs_of
+    from sau_bench.benchmark.grid.plan import make_plan
+    from sau_bench.benchmark.jobs.flops import described_flops, training_flops
+    from sau_bench.benchmark.jobs.run_job import run_job
+    from sau_bench.benchmark.run.driver import Driver
+    from sau_bench.benchmark.run.durations import learned
+    from sau_bench.benchmark.run.failures import NoWorkers
 
     tables, chosen, forced = _tables(arguments)
     plan = make_plan(jobs_of(chosen), training_flops)
@@ -230,7 +236,7 @@ def closing_line(progress: Progress, left: int, store: Store) -> str:
 
 def verdict_of(grids: Sequence[Grid], store: Store, key: str) -> str:
     """The status of the model that counts, of a finished job in the words of a row."""
-    from benchmark.grid.grid import Grid
+    from sau_bench.benchmark.grid.grid import Grid
 
     for victim, place in (pair for grid in grids for pair in grid.places.items()):
         if victim.key == key and place.get("defense") == UNDEFENDED:
@@ -288,8 +294,8 @@ def local_pool(
     import torch
     from joblib import cpu_count
 
-    from benchmark.cost import hardware
-    from benchmark.run.local import LocalPool
+    from sau_bench.benchmark.cost import hardware
+    from sau_bench.benchmark.run.local import LocalPool
 
     devices = _devices(device, per_device, torch.cuda.device_count())
     if small and not devices[0]:
@@ -307,7 +313,7 @@ def cluster_pool(scheduler: str | None, resource: str, limit: float | None) -> P
     """
     if scheduler is None:
         raise InputError("--engine dask needs --scheduler ADDRESS or --scheduler FILE")
-    from benchmark.run.dask import DaskPool
+    from sau_bench.benchmark.run.dask import DaskPool
 
     return DaskPool(scheduler, resource, limit=limit, imports=IMPORTS)
 
@@ -317,7 +323,7 @@ def discarded(grids: Sequence[Grid], force: Sequence[str]) -> set[str]:
 
     A forced victim is made from a new asset, too. grids: what `force` keeps of those that run.
     """
-    from benchmark.grid.labels import filters_of
+    from sau_bench.benchmark.grid.labels import filters_of
 
     if not force:
         return set()
@@ -342,8 +348,8 @@ def preview(
     device: str = "",
 ) -> str:
     """What a run would do, and about how long that takes on the device."""
-    from benchmark.cli.progress import duration
-    from benchmark.run.durations import wall_time
+    from sau_bench.benchmark.cli.progress import duration
+    from sau_bench.benchmark.run.durations import wall_time
 
     missing = [key for key in plan if key not in done]
     text = f"{len(plan)} jobs: {len(missing)} to run, {len(plan) - len(missing)} cached"

@@ -6,22 +6,22 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
-from benchmark.errors import InputError
+from sau_bench.benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
+from sau_bench.benchmark.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from benchmark.cache.store import Store
-    from benchmark.grid.grid import Grid
-    from benchmark.jobs.job import AttackJob
+    from sau_bench.benchmark.cache.store import Store
+    from sau_bench.benchmark.grid.grid import Grid
+    from sau_bench.benchmark.jobs.job import AttackJob
 
 
 def show(arguments: argparse.Namespace) -> int:
     """Write the contact sheets of the victims that are finished, and print their paths."""
-    from benchmark.cache.clean import check_files
-    from benchmark.cache.store import Store
-    from benchmark.grid.grid import filtered, make_tables
+    from sau_bench.benchmark.cache.clean import check_files
+    from sau_bench.benchmark.cache.store import Store
+    from sau_bench.benchmark.grid.grid import filtered, make_tables
 
     tables = make_tables(arguments.config)
     grids = filtered([table.grid for table in tables], arguments.only)

@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cache.claims import LEASE, Claims
-from benchmark.cache.clean import check_files
-from benchmark.cache.step import Plan, Step
-from benchmark.cache.store import Draft, Store
-from benchmark.cli.options import cache_folder, check_folders
-from benchmark.cli.texts import changed_texts
-from benchmark.rows import AXES, UNDEFENDED
-from benchmark.run.failures import recorded
-from benchmark.standins import without_torch
+from sau_bench.benchmark.cache.claims import LEASE, Claims
+from sau_bench.benchmark.cache.clean import check_files
+from sau_bench.benchmark.cache.step import Plan, Step
+from sau_bench.benchmark.cache.store import Draft, Store
+from sau_bench.benchmark.cli.options import cache_folder, check_folders
+from sau_bench.benchmark.cli.texts import changed_texts
+from sau_bench.benchmark.rows import AXES, UNDEFENDED
+from sau_bench.benchmark.run.failures import recorded
+from sau_bench.benchmark.standins import without_torch
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from benchmark.grid.grid import Grid
+    from sau_bench.benchmark.grid.grid import Grid
 
 INCOMPLETE = 1
 
@@ -126,7 +126,7 @@ class _View:
         return "missing", ""
 
     def _running(self, key: str) -> tuple[str, str]:
-        from benchmark.cli.progress import duration, last_epoch
+        from sau_bench.benchmark.cli.progress import duration, last_epoch
 
         draft, owner = self.drafts.get(key), self.claims.owner(key)
         if draft is None:
@@ -151,8 +151,8 @@ class _View:
 
 
 def _read(arguments: argparse.Namespace) -> tuple[list[Cell], Plan]:
-    from benchmark.grid.grid import filtered, jobs_of, make_tables
-    from benchmark.grid.plan import make_plan
+    from sau_bench.benchmark.grid.grid import filtered, jobs_of, make_tables
+    from sau_bench.benchmark.grid.plan import make_plan
 
     tables = make_tables(arguments.config)
     grids = filtered([table.grid for table in tables], arguments.only)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from benchmark.cache.step import Plan, Step
-from benchmark.cache.store import Store
-from benchmark.errors import InputError
+from sau_bench.benchmark.cache.step import Plan, Step
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.errors import InputError
 
 AXES = {"dataset": "dataset", "architecture": "model", "attack": "attack", "asset": "attack"}
 AXES |= {"defense": "defense"}

@@ -17,14 +17,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from benchmark.contract.attacks import check_attack
-from benchmark.contract.datasets import check_dataset
-from benchmark.contract.defenses import check_defense
-from benchmark.contract.models import check_model
-from benchmark.contract.rules import BrokenRule, require
-from benchmark.errors import InputError
-from benchmark.loading import plugin_names
-from benchmark.plugin import KINDS, Plugin, construct
+from sau_bench.benchmark.contract.attacks import check_attack
+from sau_bench.benchmark.contract.datasets import check_dataset
+from sau_bench.benchmark.contract.defenses import check_defense
+from sau_bench.benchmark.contract.models import check_model
+from sau_bench.benchmark.contract.rules import BrokenRule, require
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.loading import plugin_names
+from sau_bench.benchmark.plugin import KINDS, Plugin, construct
 
 __all__ = ["BrokenRule", "check"]
 

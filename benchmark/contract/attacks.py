@@ -12,10 +12,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Trigger, make_asset
-from benchmark.checkpoint import checkpoints
-from benchmark.contract.rules import World, make_world, require, same_weights
-from benchmark.train import Recipe
+from sau_bench.attacks.base import Attack, Trigger, make_asset
+from sau_bench.benchmark.checkpoint import checkpoints
+from sau_bench.benchmark.contract.rules import World, make_world, require, same_weights
+from sau_bench.benchmark.train import Recipe
 
 T = TypeVar("T")
 RECIPE = Recipe(epochs=2, batch_size=32)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from benchmark.contract.rules import require
-from benchmark.data import Dataset
-from benchmark.errors import InputError
-from benchmark.plugin import plugin_name
+from sau_bench.benchmark.contract.rules import require
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.plugin import plugin_name
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from benchmark.contract.rules import BrokenRule, World, make_world, require
-from benchmark.train import Recipe, train_model
-from defenses.base import Defense, NotApplicable
+from sau_bench.benchmark.contract.rules import BrokenRule, World, make_world, require
+from sau_bench.benchmark.train import Recipe, train_model
+from sau_bench.defenses.base import Defense, NotApplicable
 
 
 def _run_defense(defense: Defense) -> tuple[list[Tensor], World]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from benchmark.contract.rules import make_digits, require, same_weights
-from models.classifier import Architecture
+from sau_bench.benchmark.contract.rules import make_digits, require, same_weights
+from sau_bench.models.classifier import Architecture
 
 
 def check_model(architecture: Architecture) -> None:

@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import nn
 
-from benchmark.data import Dataset, Images
-from benchmark.loading import build
-from models.classifier import Architecture, Classifier
+from sau_bench.benchmark.data import Dataset, Images
+from sau_bench.benchmark.loading import build
+from sau_bench.models.classifier import Architecture, Classifier
 
 
 class BrokenRule(AssertionError):

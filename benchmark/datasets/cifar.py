@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torchvision.datasets import CIFAR10
 
-from benchmark.data import Images, Task
+from sau_bench.benchmark.data import Images, Task
 
 
 def read_cifar(files: type[CIFAR10], root: Path, flips: bool) -> Task:

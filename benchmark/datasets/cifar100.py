@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torchvision.datasets import CIFAR100
 
-from benchmark.data import Dataset, Task
-from benchmark.datasets.cifar import read_cifar
+from sau_bench.benchmark.data import Dataset, Task
+from sau_bench.benchmark.datasets.cifar import read_cifar
 
 
 @dataclass(frozen=True, kw_only=True)

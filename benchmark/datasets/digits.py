@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from sklearn.datasets import load_digits
 
-from benchmark.data import Dataset, Images, Task
+from sau_bench.benchmark.data import Dataset, Images, Task
 
 
 @dataclass(frozen=True, kw_only=True)

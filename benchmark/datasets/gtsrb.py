@@ -12,8 +12,8 @@ import torch
 from torchvision.datasets.folder import make_dataset
 from torchvision.datasets.utils import download_and_extract_archive
 
-from benchmark.data import Dataset, Images, Task
-from benchmark.datasets.decoding import decoded
+from sau_bench.benchmark.data import Dataset, Images, Task
+from sau_bench.benchmark.datasets.decoding import decoded
 
 URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
 ARCHIVES = {

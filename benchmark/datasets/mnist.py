@@ -12,7 +12,7 @@ from torchvision.datasets import MNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity
 
-from benchmark.data import Dataset, Images, Task
+from sau_bench.benchmark.data import Dataset, Images, Task
 
 
 @dataclass(frozen=True, kw_only=True)

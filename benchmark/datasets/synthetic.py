@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from benchmark.data import Dataset, Images, Task
-from benchmark.errors import check_range
+from sau_bench.benchmark.data import Dataset, Images, Task
+from sau_bench.benchmark.errors import check_range
 
 
 @dataclass(frozen=True, kw_only=True)

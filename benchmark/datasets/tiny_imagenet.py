@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torchvision.datasets.utils import download_and_extract_archive
 
-from benchmark.data import Dataset, Images, Task
-from benchmark.datasets.decoding import decoded
-from benchmark.errors import check_range
+from sau_bench.benchmark.data import Dataset, Images, Task
+from sau_bench.benchmark.datasets.decoding import decoded
+from sau_bench.benchmark.errors import check_range
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

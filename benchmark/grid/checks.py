@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attacks.base import Attack
-from benchmark.data import Dataset
-from benchmark.errors import InputError, listed, nearest, one_line, shown
-from benchmark.grid.config import Config
-from benchmark.grid.entries import Entry
-from benchmark.plugin import Plugin, construct, plugin_name
-from benchmark.rows import AXES, check_rule
-from benchmark.train import Recipe
-from defenses.base import Defense
-from models.classifier import Architecture
+from sau_bench.attacks.base import Attack
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import InputError, listed, nearest, one_line, shown
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.grid.entries import Entry
+from sau_bench.benchmark.plugin import Plugin, construct, plugin_name
+from sau_bench.benchmark.rows import AXES, check_rule
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Architecture
 
 CELLS = 100_000
 """The most cells of a grid; the paper's tables have a few hundred."""

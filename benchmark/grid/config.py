@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from benchmark.errors import EPOCHS, InputError, check_range, listed, nearest, shown
-from benchmark.grid.document import read_document
-from benchmark.plugin import construct
+from sau_bench.benchmark.errors import EPOCHS, InputError, check_range, listed, nearest, shown
+from sau_bench.benchmark.grid.document import read_document
+from sau_bench.benchmark.plugin import construct
 
 CLEAN_RATIO = 0.05
 """The defender's share of the clean training set where a config does not say it."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from benchmark.errors import InputError, shown
+from sau_bench.benchmark.errors import InputError, shown
 
 BYTES, NODES, DEPTH = 2**18, 10_000, 20
 """At most: the size of a file, its values with aliases written out, and the depth of nesting."""

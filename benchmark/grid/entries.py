@@ -9,11 +9,11 @@ from itertools import product
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from benchmark.errors import InputError, listed, nearest, shown
-from benchmark.grid.config import When
-from benchmark.loading import build, class_of, parse, plugin_names
-from benchmark.plugin import Plugin, construct, plugin_name
-from benchmark.train import Recipe
+from sau_bench.benchmark.errors import InputError, listed, nearest, shown
+from sau_bench.benchmark.grid.config import When
+from sau_bench.benchmark.loading import build, class_of, parse, plugin_names
+from sau_bench.benchmark.plugin import Plugin, construct, plugin_name
+from sau_bench.benchmark.train import Recipe
 
 VARIANTS = 1_000
 """The most plugins of one entry."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import InputError, listed, shown
-from benchmark.grid.config import Config, read_tables
-from benchmark.grid.labels import Filters, check_names, filters_of
-from benchmark.grid.outcomes import Failures, Results, rows_of
-from benchmark.grid.places import Place, places_of
-from benchmark.grid.plan import with_needs
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
-from benchmark.plugin import Plugin, plugin_name
-from benchmark.rows import COLUMNS, EXTRA_COLUMNS, MIN_ASR, MIN_CHANCES, Row
+from sau_bench.benchmark.errors import InputError, listed, shown
+from sau_bench.benchmark.grid.config import Config, read_tables
+from sau_bench.benchmark.grid.labels import Filters, check_names, filters_of
+from sau_bench.benchmark.grid.outcomes import Failures, Results, rows_of
+from sau_bench.benchmark.grid.places import Place, places_of
+from sau_bench.benchmark.grid.plan import with_needs
+from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
+from sau_bench.benchmark.plugin import Plugin, plugin_name
+from sau_bench.benchmark.rows import COLUMNS, EXTRA_COLUMNS, MIN_ASR, MIN_CHANCES, Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmark.errors import InputError, listed, nearest, shown
-from benchmark.plugin import Plugin
-from benchmark.rows import AXES, UNDEFENDED
+from sau_bench.benchmark.errors import InputError, listed, nearest, shown
+from sau_bench.benchmark.plugin import Plugin
+from sau_bench.benchmark.rows import AXES, UNDEFENDED
 
 Filters = Mapping[str, set[str]]
 """The names to keep, by axis."""

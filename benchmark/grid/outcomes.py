@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from benchmark.errors import InputError
-from benchmark.jobs.job import DefenseJob, Job
-from benchmark.rows import Row, fault, without_result
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.jobs.job import DefenseJob, Job
+from sau_bench.benchmark.rows import Row, fault, without_result
 
 Failures = Callable[[str], Mapping[str, str] | None]
 """Why a job failed, by its key, see `benchmark.cache.store.Store.failure`."""

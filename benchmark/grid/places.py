@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from attacks.asset import CleanModel
-from attacks.base import Attack
-from benchmark.data import Dataset
-from benchmark.errors import InputError, shown
-from benchmark.grid.checks import (
+from sau_bench.attacks.asset import CleanModel
+from sau_bench.attacks.base import Attack
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import InputError, shown
+from sau_bench.benchmark.grid.checks import (
     check_attack,
     check_clean,
     check_defense,
@@ -21,14 +21,21 @@ from benchmark.grid.checks import (
     check_rules,
     check_size,
 )
-from benchmark.grid.config import CLEAN_RATIO, Config, When
-from benchmark.grid.entries import Change, Entry, changes_of, check_conditions, entries_of, holds
-from benchmark.grid.labels import labels_of
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
-from benchmark.plugin import Plugin, construct, plugin_name
-from benchmark.rows import AXES, UNDEFENDED
-from benchmark.train import Recipe
-from models.classifier import Architecture
+from sau_bench.benchmark.grid.config import CLEAN_RATIO, Config, When
+from sau_bench.benchmark.grid.entries import (
+    Change,
+    Entry,
+    changes_of,
+    check_conditions,
+    entries_of,
+    holds,
+)
+from sau_bench.benchmark.grid.labels import labels_of
+from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
+from sau_bench.benchmark.plugin import Plugin, construct, plugin_name
+from sau_bench.benchmark.rows import AXES, UNDEFENDED
+from sau_bench.benchmark.train import Recipe
+from sau_bench.models.classifier import Architecture
 
 Place = Mapping[str, Any]
 """The labels of a job along the axes of a grid; a model trained on clean data has fewer."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from benchmark.cache.description import Description
-from benchmark.cache.step import Plan, Step
-from benchmark.jobs.job import AttackJob, DefenseJob, Job
+from sau_bench.benchmark.cache.description import Description
+from sau_bench.benchmark.cache.step import Plan, Step
+from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob, Job
 
 
 def make_plan(jobs: Iterable[Job], flops: Callable[[Job], float] = lambda _: 0.0) -> Plan:

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from benchmark.canonical import canonical_json, differences, job_key
-from benchmark.errors import InputError
-from benchmark.jobs.job import AttackJob, DefenseJob, Job
-from benchmark.loading import build
-from benchmark.plugin import IDENTITY, construct
-from benchmark.published import Cell, Departure, Paper, Reproduced
-from benchmark.rows import UNDEFENDED
-from benchmark.train import Recipe
+from sau_bench.benchmark.canonical import canonical_json, differences, job_key
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob, Job
+from sau_bench.benchmark.loading import build
+from sau_bench.benchmark.plugin import IDENTITY, construct
+from sau_bench.benchmark.published import Cell, Departure, Paper, Reproduced
+from sau_bench.benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.train import Recipe
 
 CLEAN_RATIO = 0.05
 """The defender's share of the training set where a paper says nothing else."""

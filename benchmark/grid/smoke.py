@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from attacks.base import Attack
-from benchmark.data import Dataset
-from benchmark.grid.grid import Grid
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
-from benchmark.loading import build
-from benchmark.plugin import Plugin
-from benchmark.train import Recipe
+from sau_bench.attacks.base import Attack
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.grid.grid import Grid
+from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
+from sau_bench.benchmark.loading import build
+from sau_bench.benchmark.plugin import Plugin
+from sau_bench.benchmark.train import Recipe
 
 TRAIN, TEST, EPOCHS = 64, 20, 2
 """At least as many images in the two splits, two of each class for training; and the most epochs of

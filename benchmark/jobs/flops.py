@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.data import Dataset
-from benchmark.errors import InputError
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
-from benchmark.loading import load
-from benchmark.plugin import IDENTITY, construct
-from models.classifier import Architecture
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
+from sau_bench.benchmark.loading import load
+from sau_bench.benchmark.plugin import IDENTITY, construct
+from sau_bench.models.classifier import Architecture
 
 
 def training_flops(job: Job) -> float:

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from attacks.asset import Asset, CleanModel
-from attacks.base import Attack
-from benchmark.canonical import differences, job_key
-from benchmark.data import Dataset
-from benchmark.plugin import text_digest
-from benchmark.train import Recipe
-from defenses.base import Defense
-from models.classifier import Architecture
+from sau_bench.attacks.asset import Asset, CleanModel
+from sau_bench.attacks.base import Attack
+from sau_bench.benchmark.canonical import differences, job_key
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.plugin import text_digest
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from benchmark.notes import NOTE
+from sau_bench.benchmark.notes import NOTE
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def journal(file: Path, plugins: Iterable[object]) -> Iterator[Callable[[], dict
         A function that returns the columns `note` and `warning` of the job's rows: the notes so
         far, and what was logged as a warning or worse, in order, without repetitions.
     """
-    modules = {"benchmark", "attacks", "defenses", "models"}
+    modules = {"sau_bench"}
     modules |= {type(plugin).__module__ for plugin in plugins}
     with file.open("w", buffering=1) as stream:
         handler = _Handler(stream, tuple({_home(module) for module in modules}))

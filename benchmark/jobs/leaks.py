@@ -27,8 +27,8 @@ from torch.optim import optimizer as optimizers
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from benchmark.data import Images
-from benchmark.process import is_worker, spoil
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.process import is_worker, spoil
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +278,9 @@ def _same_function(before: Any, now: Any) -> bool:
 def _patchable() -> dict[str, tuple[Any, str, Any]]:
     """(owner, attribute, value) of what plugins are known to replace, by name."""
     ours: list[Any] = [
-        module for name, module in list(sys.modules.items()) if name.startswith("benchmark.")
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith("sau_bench.benchmark.")
     ]
     return {
         f"{owner.__name__}.{name}": (owner, name, value)

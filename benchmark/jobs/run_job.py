@@ -16,23 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.asset import CleanModel
-from attacks.base import poison_test
-from benchmark import risk
-from benchmark.checkpoint import checkpoints
-from benchmark.cost import Clock, arithmetic, hardware
-from benchmark.data import Dataset, Images, Task, draw_clean
-from benchmark.errors import InputError, listed
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
-from benchmark.jobs.journal import journal
-from benchmark.jobs.leaks import Guard, fingerprint
-from benchmark.jobs.weights import Kept, restore, steps_of
-from benchmark.metrics import Poisoned, predict, score, share
-from benchmark.notes import note
-from benchmark.process import spoil
-from benchmark.rows import Row
-from defenses.base import NotApplicable
-from models.classifier import Classifier
+from sau_bench.attacks.asset import CleanModel
+from sau_bench.attacks.base import poison_test
+from sau_bench.benchmark import risk
+from sau_bench.benchmark.checkpoint import checkpoints
+from sau_bench.benchmark.cost import Clock, arithmetic, hardware
+from sau_bench.benchmark.data import Dataset, Images, Task, draw_clean
+from sau_bench.benchmark.errors import InputError, listed
+from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
+from sau_bench.benchmark.jobs.journal import journal
+from sau_bench.benchmark.jobs.leaks import Guard, fingerprint
+from sau_bench.benchmark.jobs.weights import Kept, restore, steps_of
+from sau_bench.benchmark.metrics import Poisoned, predict, score, share
+from sau_bench.benchmark.notes import note
+from sau_bench.benchmark.process import spoil
+from sau_bench.benchmark.rows import Row
+from sau_bench.defenses.base import NotApplicable
+from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

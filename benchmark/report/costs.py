@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pandas import DataFrame, Series
 
-from benchmark.report import tables
-from benchmark.report.published import Published
-from benchmark.report.render import (
+from sau_bench.benchmark.report import tables
+from sau_bench.benchmark.report.published import Published
+from sau_bench.benchmark.report.render import (
     MARKS,
     Table,
     attack_titles,
@@ -15,7 +15,7 @@ from benchmark.report.render import (
     footnotes,
     seed_counts,
 )
-from benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.rows import UNDEFENDED
 
 EFFECTIVE_ASR = 0.05
 """The ASR below which a defense has taken effect."""

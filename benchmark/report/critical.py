@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from benchmark.report.figures import Look, canvas, styled
-from benchmark.report.significance import LEVEL, PairedTests
+from sau_bench.benchmark.report.figures import Look, canvas, styled
+from sau_bench.benchmark.report.significance import LEVEL, PairedTests
 
 
 @styled

@@ -23,9 +23,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from benchmark.report.render import MARKS, METRICS, attack_titles
-from benchmark.report.tables import ABSENT, SOUND, cell_states, labels_of, pivot
-from benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.report.render import MARKS, METRICS, attack_titles
+from sau_bench.benchmark.report.tables import ABSENT, SOUND, cell_states, labels_of, pivot
+from sau_bench.benchmark.rows import UNDEFENDED
 
 STYLE = {
     **sns.axes_style("whitegrid"),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from pandas import DataFrame, MultiIndex, Series
 
-from benchmark.published import AVERAGE, Layout
-from benchmark.report import tables
-from benchmark.report.published import (
+from sau_bench.benchmark.published import AVERAGE, Layout
+from sau_bench.benchmark.report import tables
+from sau_bench.benchmark.report.published import (
     ORACLE,
     TOLERANCE,
     Compared,
@@ -21,8 +21,17 @@ from benchmark.report.published import (
     compare,
     leaderboards,
 )
-from benchmark.report.render import MARKS, METRICS, PARTS, TEX, Table, caption, grouped, pipes
-from benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.report.render import (
+    MARKS,
+    METRICS,
+    PARTS,
+    TEX,
+    Table,
+    caption,
+    grouped,
+    pipes,
+)
+from sau_bench.benchmark.rows import UNDEFENDED
 
 GROUPS = 4
 """Defenses side by side in a table; the others follow below, as in the paper."""

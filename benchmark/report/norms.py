@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from benchmark.errors import InputError, one_line
-from benchmark.report.published import Published
-from benchmark.report.render import Table
-from benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.errors import InputError, one_line
+from sau_bench.benchmark.report.published import Published
+from sau_bench.benchmark.report.render import Table
+from sau_bench.benchmark.rows import UNDEFENDED
 
 NORMS = {"l1": "L1", "l2": "L2", "linf": "L-inf", "mse": "MSE"}
 """The columns of `trigger_norms.csv` beside `key`, which is that of the victim's job."""

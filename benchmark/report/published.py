@@ -9,9 +9,9 @@ from math import sqrt
 import numpy as np
 from pandas import DataFrame, Series
 
-from benchmark.published import AVERAGE, Cell, Departure, Layout, Paper, Reproduced, Value
-from benchmark.report import tables
-from benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.published import AVERAGE, Cell, Departure, Layout, Paper, Reproduced, Value
+from sau_bench.benchmark.report import tables
+from sau_bench.benchmark.rows import UNDEFENDED
 
 SOURCES = ("SAU23-ok", "SAU23-repaired", "SAU23-unchecked")
 """Readings of the SAU paper, the most certain first; `results/paper/README.md` describes them."""

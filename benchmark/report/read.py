@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 from pandas import DataFrame, Series
 
-from benchmark.errors import InputError, one_line
-from benchmark.rows import (
+from sau_bench.benchmark.errors import InputError, one_line
+from sau_bench.benchmark.rows import (
     AXES,
     COLUMNS,
     EXTRA_COLUMNS,

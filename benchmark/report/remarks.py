@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from pandas import DataFrame, Series
 
-from benchmark.report.render import grouped, pipes
-from benchmark.rows import AXES
+from sau_bench.benchmark.report.render import grouped, pipes
+from sau_bench.benchmark.rows import AXES
 
 CLEAN_MODEL = "trained on clean data"
 """What takes the place of the defense for a model without attack and defense."""

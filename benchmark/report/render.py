@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, MultiIndex, Series
 
-from benchmark.report import tables
-from benchmark.rows import MIN_ASR, MIN_CHANCES, NO_RESULT, PART_COLUMNS
+from sau_bench.benchmark.report import tables
+from sau_bench.benchmark.rows import MIN_ASR, MIN_CHANCES, NO_RESULT, PART_COLUMNS
 
 METRICS = {"acc": "ACC", "asr": "ASR", "racc": "R-ACC", "der": "DER"}
 PARTS = {name: name.upper().replace("_", "-").replace("RACC", "R-ACC") for name in PART_COLUMNS}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from benchmark.report.figures import (
+from sau_bench.benchmark.report.figures import (
     Look,
     canvas,
     legend,
@@ -17,8 +17,8 @@ from benchmark.report.figures import (
     scored_rounds,
     styled,
 )
-from benchmark.report.render import attack_titles
-from benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.report.render import attack_titles
+from sau_bench.benchmark.rows import UNDEFENDED
 
 PANELS = {
     "acc": "ACC (%)",

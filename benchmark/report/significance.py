@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from pandas import DataFrame, Series
 
-from benchmark.report import tables
-from benchmark.report.render import Table, caption
-from benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.report import tables
+from sau_bench.benchmark.report.render import Table, caption
+from sau_bench.benchmark.rows import UNDEFENDED
 
 LEVEL = 0.05
 """The corrected p-value below which a difference counts as more than chance."""

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from pandas import DataFrame, Series
 
-from benchmark.rows import AXES, NO_RESULT, PART_COLUMNS, UNDEFENDED, check_rule, reason
+from sau_bench.benchmark.rows import AXES, NO_RESULT, PART_COLUMNS, UNDEFENDED, check_rule, reason
 
 KEPT = "collapsed, averaged"
 """The status of a collapsed victim that averages include (`keep_collapsed`)."""

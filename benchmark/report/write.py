@@ -12,18 +12,24 @@ from pathlib import Path
 import pandas as pd
 from pandas import DataFrame
 
-from benchmark.errors import InputError
-from benchmark.report import figures, tables
-from benchmark.report.costs import cost_table, effect_table, published_times
-from benchmark.report.critical import critical_difference
-from benchmark.report.layout import published_tables
-from benchmark.report.norms import norm_table, read_norms
-from benchmark.report.published import Published
-from benchmark.report.read import read_rows
-from benchmark.report.remarks import attention, notes, pointer, provenance
-from benchmark.report.render import METRICS, Table, averages_table, metric_table, trigger_table
-from benchmark.report.risks import has_risks, risk_curves
-from benchmark.report.significance import paired_table, paired_tests, why_no_test
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.report import figures, tables
+from sau_bench.benchmark.report.costs import cost_table, effect_table, published_times
+from sau_bench.benchmark.report.critical import critical_difference
+from sau_bench.benchmark.report.layout import published_tables
+from sau_bench.benchmark.report.norms import norm_table, read_norms
+from sau_bench.benchmark.report.published import Published
+from sau_bench.benchmark.report.read import read_rows
+from sau_bench.benchmark.report.remarks import attention, notes, pointer, provenance
+from sau_bench.benchmark.report.render import (
+    METRICS,
+    Table,
+    averages_table,
+    metric_table,
+    trigger_table,
+)
+from sau_bench.benchmark.report.risks import has_risks, risk_curves
+from sau_bench.benchmark.report.significance import paired_table, paired_tests, why_no_test
 
 
 def report(

@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import InputError, nearest, one_line, printable
-from benchmark.run.failures import LINE, NotStarted, NoWorkers, WorkerError, WorkerLost
-from benchmark.run.pool import Pool
-from benchmark.run.worker import Worker
+from sau_bench.benchmark.errors import InputError, nearest, one_line, printable
+from sau_bench.benchmark.run.failures import LINE, NotStarted, NoWorkers, WorkerError, WorkerLost
+from sau_bench.benchmark.run.pool import Pool
+from sau_bench.benchmark.run.worker import Worker
 
 try:
     from distributed import Client, KilledWorker, Status, get_worker

@@ -15,12 +15,12 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.cache.claims import Claims
-from benchmark.cache.step import Plan, Step
-from benchmark.cache.store import Store
-from benchmark.errors import printable
-from benchmark.run.durations import Durations, Work, chains, row_order
-from benchmark.run.failures import (
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.step import Plan, Step
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.errors import printable
+from sau_bench.benchmark.run.durations import Durations, Work, chains, row_order
+from sau_bench.benchmark.run.failures import (
     LINE,
     LOG_LINES,
     Failure,
@@ -31,8 +31,8 @@ from benchmark.run.failures import (
     recorded,
     run_or_report,
 )
-from benchmark.run.local import STARTS
-from benchmark.run.pool import Pool
+from sau_bench.benchmark.run.local import STARTS
+from sau_bench.benchmark.run.pool import Pool
 
 State = Literal["cached", "started", "done", "failed", "blocked", "lost", "elsewhere"]
 RETRIES = 2

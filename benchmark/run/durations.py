@@ -16,9 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.cache.description import Description
-from benchmark.cache.step import Plan, Step
-from benchmark.cache.store import Store
+from sau_bench.benchmark.cache.description import Description
+from sau_bench.benchmark.cache.step import Plan, Step
+from sau_bench.benchmark.cache.store import Store
 
 PRIORS = Path(__file__).with_name("priors.csv")
 """Seconds of the jobs behind the committed rows, written by `measurements/durations.py`."""

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from errno import EDQUOT, ENOMEM, ENOSPC
 from typing import TYPE_CHECKING, Literal
 
-from benchmark.errors import InputError, one_line, printable
-from benchmark.process import Stale
+from sau_bench.benchmark.errors import InputError, one_line, printable
+from sau_bench.benchmark.process import Stale
 
 if TYPE_CHECKING:
-    from benchmark.cache.store import Store
+    from sau_bench.benchmark.cache.store import Store
 
 Kind = Literal[
     "error", "worker lost", "out of memory", "time limit", "full disk", "unpicklable", "bad input"

@@ -10,9 +10,9 @@ from typing import Any
 
 from joblib import cpu_count
 
-from benchmark.run.failures import NotStarted, WorkerLost
-from benchmark.run.pool import Pool
-from benchmark.run.worker import Worker
+from sau_bench.benchmark.run.failures import NotStarted, WorkerLost
+from sau_bench.benchmark.run.pool import Pool
+from sau_bench.benchmark.run.worker import Worker
 
 STARTS = 3
 """Workers of one slot that may fail to come up before the slot is left alone."""

@@ -26,8 +26,8 @@ from typing import Any
 from loky.backend import resource_tracker
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
-from benchmark.process import Stale, become_worker, keep_freed_memory, spoiled
-from benchmark.run.failures import NotStarted, Overdue, WorkerLost, ending
+from sau_bench.benchmark.process import Stale, become_worker, keep_freed_memory, spoiled
+from sau_bench.benchmark.run.failures import NotStarted, Overdue, WorkerLost, ending
 
 POLL = 0.5
 """Seconds between two looks: at whether a job is still wanted, at whether the driver is alive."""

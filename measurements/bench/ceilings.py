@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from benchmark.train import Precision
 from measurements.bench.turns import repeated
+from sau_bench.benchmark.train import Precision
 
 SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 """Rows of the square matrices."""

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark.data import Images
-from benchmark.loading import build, load, plugin_names
-from benchmark.train import Recipe
-from defenses.base import Defense
 from measurements.bench.setting import BATCHES, Item, Record, Setting, record
 from measurements.bench.turns import take_turns
 from measurements.bench.work import ENDLESS, epochs, plain_batches
 from measurements.plain import anp, at, i_bau, nc, sau, training
 from measurements.plain.network import plain_network
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.loading import build, load, plugin_names
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Classifier
 
 BATCH = 256
 ONE_EPOCH = {"epochs": 1}

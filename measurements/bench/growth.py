@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from benchmark.data import Dataset
-from benchmark.jobs.run_job import make_model
-from benchmark.train import Recipe, fit
 from measurements.bench.defenses import product_defense, product_rounds
 from measurements.bench.setting import Item, Record, Setting
 from measurements.bench.startup import PER_SEED, VERB, finished_grid, run_process
 from measurements.bench.turns import as_in_a_job, synchronize
 from measurements.bench.work import BATCH, ENDLESS
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.jobs.run_job import make_model
+from sau_bench.benchmark.train import Recipe, fit
 
 UNIT = {"cpu": 64, "cuda": 6400}
 """Images of the smallest case."""

@@ -11,10 +11,6 @@ from typing import Any
 
 import torch
 
-from benchmark.cost import hardware
-from benchmark.data import Dataset
-from benchmark.errors import InputError, listed, nearest, one_line
-from benchmark.loading import build
 from measurements.bench.ceilings import copy_bandwidth, matrix_product, precisions
 from measurements.bench.defenses import defense_items
 from measurements.bench.growth import GROWTH
@@ -22,7 +18,11 @@ from measurements.bench.setting import Item, Record, Setting
 from measurements.bench.startup import STARTUP
 from measurements.bench.table import quote, table
 from measurements.bench.work import SCORING, STAMPING, training_items
-from models.classifier import Architecture
+from sau_bench.benchmark.cost import hardware
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import InputError, listed, nearest, one_line
+from sau_bench.benchmark.loading import build
+from sau_bench.models.classifier import Architecture
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 JSON, MARKDOWN = "bench.json", "bench.md"

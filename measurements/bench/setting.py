@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from attacks.badnets import BadNets
-from benchmark.data import Dataset, Images
-from benchmark.jobs.flops import training_flops
-from benchmark.jobs.job import AttackJob
-from benchmark.jobs.run_job import make_model, set_arithmetic
-from benchmark.train import Recipe, train_model
 from measurements.bench.turns import Turns
-from models.classifier import Architecture, Classifier
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.benchmark.data import Dataset, Images
+from sau_bench.benchmark.jobs.flops import training_flops
+from sau_bench.benchmark.jobs.job import AttackJob
+from sau_bench.benchmark.jobs.run_job import make_model, set_arithmetic
+from sau_bench.benchmark.train import Recipe, train_model
+from sau_bench.models.classifier import Architecture, Classifier
 
 BATCHES = {"cpu": 1, "cuda": 10}
 """Batches of 256 images in a round of a defense, at most."""

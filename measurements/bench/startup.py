@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from benchmark.cache.store import Store
-from benchmark.grid.config import read
-from benchmark.grid.grid import Grid, make_grid
-from benchmark.jobs.job import DefenseJob, Job
 from measurements.bench.setting import Item, Record, Setting
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import Grid, make_grid
+from sau_bench.benchmark.jobs.job import DefenseJob, Job
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "cifar10_cpu.yaml"

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.cost import Clock
-from benchmark.jobs.run_job import set_arithmetic
-from benchmark.process import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
+from sau_bench.benchmark.cost import Clock
+from sau_bench.benchmark.jobs.run_job import set_arithmetic
+from sau_bench.benchmark.process import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 MOST = 9
 """Rounds of each side."""

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from attacks.badnets import BadNets
-from attacks.base import Attack, Trigger, poison
-from attacks.blended import Blended
-from attacks.lf import LF
-from attacks.sig import SIG
-from attacks.wanet import WaNet, Warp
-from benchmark.data import Images
-from benchmark.jobs.run_job import make_model
-from benchmark.metrics import Poisoned, score
-from benchmark.train import Precision, Recipe, fit
 from measurements.bench.setting import Item, Record, Setting, record
 from measurements.bench.turns import take_turns
 from measurements.plain import scoring, stamping, training
 from measurements.plain.network import plain_network
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import Attack, Trigger, poison
+from sau_bench.attacks.blended import Blended
+from sau_bench.attacks.lf import LF
+from sau_bench.attacks.sig import SIG
+from sau_bench.attacks.wanet import WaNet, Warp
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.jobs.run_job import make_model
+from sau_bench.benchmark.metrics import Poisoned, score
+from sau_bench.benchmark.train import Precision, Recipe, fit
 
 ENDLESS = 100_000
 """Epochs or rounds, of which the first few are timed."""

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from attacks.badnets import BadNets
-from attacks.blended import Blended
-from attacks.input_aware import InputAware
-from attacks.lf import LF
-from attacks.sig import SIG
-from attacks.ssba import SSBA
-from attacks.wanet import WaNet
-from benchmark.train import Recipe
-from models.classifier import Classifier
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.blended import Blended
+from sau_bench.attacks.input_aware import InputAware
+from sau_bench.attacks.lf import LF
+from sau_bench.attacks.sig import SIG
+from sau_bench.attacks.ssba import SSBA
+from sau_bench.attacks.wanet import WaNet
+from sau_bench.benchmark.train import Recipe
+from sau_bench.models.classifier import Classifier
 
 ATTACKS = [BadNets, Blended, SIG, WaNet, InputAware, LF, SSBA]
 

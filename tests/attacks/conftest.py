@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from models.classifier import Classifier
-from models.small_cnn import SmallCNN
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.models.classifier import Classifier
+from sau_bench.models.small_cnn import SmallCNN
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ import torch
 from attack_cases import ATTACKS
 from torch import Tensor
 
-from attacks.badnets import BadNets
-from attacks.base import Attack, poison, poisoned
-from attacks.blended import Blended
-from attacks.input_aware import InputAware
-from attacks.lf import LF
-from attacks.sig import SIG
-from attacks.ssba import SSBA
-from attacks.wanet import WaNet
-from benchmark.data import Images, draw_poisoned
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import Attack, poison, poisoned
+from sau_bench.attacks.blended import Blended
+from sau_bench.attacks.input_aware import InputAware
+from sau_bench.attacks.lf import LF
+from sau_bench.attacks.sig import SIG
+from sau_bench.attacks.ssba import SSBA
+from sau_bench.attacks.wanet import WaNet
+from sau_bench.benchmark.data import Images, draw_poisoned
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

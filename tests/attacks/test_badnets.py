@@ -3,8 +3,8 @@
 import torch
 from attack_cases import constant
 
-from attacks.badnets import BadNets
-from benchmark.data import to_uint8
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.benchmark.data import to_uint8
 
 
 def test_badnets_square_is_nine_white_pixels_in_the_corner() -> None:

@@ -7,8 +7,8 @@ import torch
 from attack_cases import constant
 from PIL import Image
 
-from attacks.blended import Blended
-from benchmark.data import to_uint8
+from sau_bench.attacks.blended import Blended
+from sau_bench.benchmark.data import to_uint8
 
 
 def test_blended_is_integer_arithmetic_for_every_pixel_and_picture_value(tmp_path: Path) -> None:

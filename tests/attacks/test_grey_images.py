@@ -11,14 +11,14 @@ from attack_cases import count
 from PIL import Image
 from torch import Tensor
 
-from attacks.base import make_asset, poison_test, triggers_of
-from attacks.blended import PICTURE, Blended
-from attacks.input_aware import DynamicTrigger, generator_widths
-from benchmark.data import Images, to_uint8
-from benchmark.datasets.mnist import Mnist
-from benchmark.loading import load, plugin_names
-from benchmark.train import Recipe
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.base import make_asset, poison_test, triggers_of
+from sau_bench.attacks.blended import PICTURE, Blended
+from sau_bench.attacks.input_aware import DynamicTrigger, generator_widths
+from sau_bench.benchmark.data import Images, to_uint8
+from sau_bench.benchmark.datasets.mnist import Mnist
+from sau_bench.benchmark.loading import load, plugin_names
+from sau_bench.benchmark.train import Recipe
+from sau_bench.models.small_cnn import SmallCNN
 
 RECIPE = Recipe(epochs=2, batch_size=16)
 REFUSED = {"ssba"}

@@ -9,7 +9,7 @@ import torch
 from attack_cases import RECIPE, count
 from torch import Tensor, nn
 
-from attacks.input_aware import (
+from sau_bench.attacks.input_aware import (
     AccumulatingAdam,
     DynamicTrigger,
     Generator,
@@ -18,9 +18,9 @@ from attacks.input_aware import (
     generator_widths,
     threshold,
 )
-from benchmark.data import Images
-from benchmark.train import fit
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.train import fit
+from sau_bench.models.classifier import Classifier
 
 WIDTHS = generator_widths(32, 32)
 
@@ -163,7 +163,7 @@ def test_input_aware_trains_masks_alone_first(
             still.append(all(torch.equal(now[name], value) for name, value in before.items()))
             yield trained
 
-    monkeypatch.setattr("attacks.input_aware.fit", spy)
+    monkeypatch.setattr("sau_bench.attacks.input_aware.fit", spy)
     attack = InputAware(mask_epochs=1, as_published=as_published)
     trigger = attack(model, few, torch.arange(2), recipe, {})
     assert still == ([True, False] if as_published else [True, False, False])

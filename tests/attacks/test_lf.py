@@ -7,11 +7,11 @@ import torch
 from attack_cases import RECIPE, Linear, constant
 from torch import Tensor
 
-from attacks.badnets import BadNets
-from attacks.base import make_asset
-from attacks.lf import LF, UniversalPattern, rescale, smooth, targeted_deepfool
-from benchmark.data import Images, to_uint8
-from models.classifier import Classifier
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import make_asset
+from sau_bench.attacks.lf import LF, UniversalPattern, rescale, smooth, targeted_deepfool
+from sau_bench.benchmark.data import Images, to_uint8
+from sau_bench.models.classifier import Classifier
 
 
 def test_lf_smooths_with_the_published_kernel() -> None:

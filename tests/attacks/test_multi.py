@@ -6,23 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacks.badnets import BadNets
-from attacks.base import Triggers, poison_test
-from attacks.blended import Blended
-from attacks.multi import Multi
-from attacks.sig import SIG
-from attacks.wanet import WaNet
-from benchmark.cache.store import Store
-from benchmark.cli.show import contact_sheet
-from benchmark.data import Images, to_uint8
-from benchmark.datasets.digits import Digits
-from benchmark.errors import InputError
-from benchmark.grid.config import Config
-from benchmark.grid.grid import _judged, make_grid
-from benchmark.jobs.run_job import run_job
-from benchmark.loading import build
-from benchmark.report.write import report
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import Triggers, poison_test
+from sau_bench.attacks.blended import Blended
+from sau_bench.attacks.multi import Multi
+from sau_bench.attacks.sig import SIG
+from sau_bench.attacks.wanet import WaNet
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.show import contact_sheet
+from sau_bench.benchmark.data import Images, to_uint8
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.grid.grid import _judged, make_grid
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.loading import build
+from sau_bench.benchmark.report.write import report
+from sau_bench.models.small_cnn import SmallCNN
 
 SECOND = BadNets(target=1)
 CPU = torch.device("cpu")

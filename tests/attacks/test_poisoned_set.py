@@ -13,21 +13,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.badnets import BadNets
-from attacks.base import Attack, poison, poisoned_count
-from attacks.blended import Blended
-from attacks.input_aware import DynamicTrigger, InputAware, generator_widths
-from attacks.multi import Multi
-from attacks.wanet import WaNet, Warp
-from benchmark.cache.store import Store
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from benchmark.jobs.job import AttackJob, DefenseJob
-from benchmark.jobs.run_job import run_job
-from benchmark.train import Recipe
-from defenses.ep import EP
-from models.classifier import Classifier
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import Attack, poison, poisoned_count
+from sau_bench.attacks.blended import Blended
+from sau_bench.attacks.input_aware import DynamicTrigger, InputAware, generator_widths
+from sau_bench.attacks.multi import Multi
+from sau_bench.attacks.wanet import WaNet, Warp
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.ep import EP
+from sau_bench.models.classifier import Classifier
+from sau_bench.models.small_cnn import SmallCNN
 
 CPU = torch.device("cpu")
 BATCH = 128
@@ -78,7 +78,7 @@ def test_ep_gets_triggered_and_noise_or_crossed_images_of_every_batch(
     attack: Attack, beside: int, train: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Which images the set holds does not depend on the training of the generators.
-    monkeypatch.setattr("attacks.input_aware.fit", lambda *_, **__: iter(()))
+    monkeypatch.setattr("sau_bench.attacks.input_aware.fit", lambda *_, **__: iter(()))
     store = Store(tmp_path)
     data = handed_to_ep(attack, store, monkeypatch)
     changed = (data.x != train.x).flatten(1).any(1)

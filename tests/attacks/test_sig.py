@@ -5,8 +5,8 @@ import torch
 from attack_cases import constant
 from torch import Tensor
 
-from attacks.sig import SIG
-from benchmark.data import to_uint8
+from sau_bench.attacks.sig import SIG
+from sau_bench.benchmark.data import to_uint8
 
 
 def test_sig_signal_is_that_of_the_paper() -> None:

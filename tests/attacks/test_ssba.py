@@ -8,12 +8,12 @@ import torch
 from attack_cases import RECIPE, count
 from torch import Tensor
 
-from attacks.lf import LF
-from attacks.ssba import BITS, SSBA, Decoder, Encoder, bits_read, encoding, mse_weight
-from benchmark.data import Images, to_uint8
-from benchmark.datasets.digits import Digits
-from models.classifier import Classifier
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.lf import LF
+from sau_bench.attacks.ssba import BITS, SSBA, Decoder, Encoder, bits_read, encoding, mse_weight
+from sau_bench.benchmark.data import Images, to_uint8
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.models.classifier import Classifier
+from sau_bench.models.small_cnn import SmallCNN
 
 
 def test_ssba_networks_have_the_published_size() -> None:
@@ -48,8 +48,10 @@ def test_ssba_counts_from_the_first_batch_whose_bits_are_read(
         weights.append(since.item())
         return mse_weight(since, hold, ramp)
 
-    monkeypatch.setattr("attacks.ssba.bits_read", lambda *_: torch.tensor(next(shares, 1.0)))
-    monkeypatch.setattr("attacks.ssba.mse_weight", weight)
+    monkeypatch.setattr(
+        "sau_bench.attacks.ssba.bits_read", lambda *_: torch.tensor(next(shares, 1.0))
+    )
+    monkeypatch.setattr("sau_bench.attacks.ssba.mse_weight", weight)
     few = digits[torch.arange(12)]
     attack = SSBA(encoder_epochs=1, encoder_batch_size=2)
     attack.asset(model, few, RECIPE)
@@ -61,7 +63,7 @@ def test_ssba_loss_is_bits_plus_weighted_image_error(
 ) -> None:
     """Decodable bits take thousands of steps; this checks what the first one minimises."""
     few, seen = digits[torch.arange(4)], []
-    monkeypatch.setattr("attacks.ssba.mse_weight", lambda *_: torch.tensor(7.0))
+    monkeypatch.setattr("sau_bench.attacks.ssba.mse_weight", lambda *_: torch.tensor(7.0))
     monkeypatch.setattr(torch.Tensor, "backward", lambda value: seen.append(value))
     torch.manual_seed(0)
     SSBA(encoder_epochs=1).asset(model, few, RECIPE)

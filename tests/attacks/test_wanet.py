@@ -9,12 +9,12 @@ from attack_cases import RECIPE
 from torch import Tensor
 from torchvision.transforms.functional import rotate
 
-from attacks import wanet
-from attacks.base import Attack
-from attacks.input_aware import InputAware
-from attacks.wanet import WaNet, Warp, augment, warp
-from benchmark.data import Images
-from models.classifier import Classifier
+from sau_bench.attacks import wanet
+from sau_bench.attacks.base import Attack
+from sau_bench.attacks.input_aware import InputAware
+from sau_bench.attacks.wanet import WaNet, Warp, augment, warp
+from sau_bench.benchmark.data import Images
+from sau_bench.models.classifier import Classifier
 
 
 def test_wanet_without_strength_is_the_identity(noise: Tensor) -> None:
@@ -132,7 +132,7 @@ def test_wanet_fills_borders_with_the_mean_colour(model: Classifier, digits: Ima
 def test_cross_accuracy_is_logged(
     attack: Attack, model: Classifier, digits: Images, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "attacks"):
+    with caplog.at_level(logging.INFO, "sau_bench.attacks"):
         attack(model, digits, torch.arange(6), RECIPE, {})
     (text,) = [r.getMessage() for r in caplog.records if "cross" in r.getMessage()]
     share = float(text.split()[2])

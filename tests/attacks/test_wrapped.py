@@ -12,24 +12,24 @@ import torch
 from attack_cases import RECIPE, Linear
 from torch import Tensor
 
-from attacks.adversarial import Adversarial
-from attacks.badnets import BadNets
-from attacks.base import make_asset
-from attacks.input_aware import InputAware
-from attacks.lf import LF
-from attacks.multi import Multi
-from attacks.sau_aware import SAUAware, surprise
-from attacks.sig import SIG
-from attacks.wanet import WaNet
-from attacks.wrapped import Wrapped
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from benchmark.grid.config import Config
-from benchmark.grid.grid import make_grid
-from benchmark.loading import build
-from benchmark.train import Batch, Recipe, cross_entropy
-from defenses.sau import SAU
-from models.classifier import Classifier
+from sau_bench.attacks.adversarial import Adversarial
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import make_asset
+from sau_bench.attacks.input_aware import InputAware
+from sau_bench.attacks.lf import LF
+from sau_bench.attacks.multi import Multi
+from sau_bench.attacks.sau_aware import SAUAware, surprise
+from sau_bench.attacks.sig import SIG
+from sau_bench.attacks.wanet import WaNet
+from sau_bench.attacks.wrapped import Wrapped
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.loading import build
+from sau_bench.benchmark.train import Batch, Recipe, cross_entropy
+from sau_bench.defenses.sau import SAU
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def test_surprise_is_exact_for_sure_models() -> None:
 
 
 def test_an_attacker_who_knows_sau_is_surer_of_shared_examples(digits: Images) -> None:
-    from models.small_cnn import SmallCNN
+    from sau_bench.models.small_cnn import SmallCNN
 
     recipe, sure = Recipe(epochs=40, batch_size=20, lr=0.05, augment=False), []
     for attack in (BadNets(), SAUAware(weight=0.1)):

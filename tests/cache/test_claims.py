@@ -12,10 +12,10 @@ import time
 import pytest
 from fakes import claimed
 
-from benchmark.cache.claims import Claims
-from benchmark.cache.clean import discard, sweep
-from benchmark.cache.store import Store
-from benchmark.errors import InputError
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.clean import discard, sweep
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.errors import InputError
 
 KEY, OTHER = "a" * 24, "b" * 24
 
@@ -32,7 +32,8 @@ def rewrite(root, key, **changes):
 def left_by(root, key=KEY, **changes):
     """A claim of a process of this machine that took it and was killed."""
     program = (
-        "import os, sys; from pathlib import Path; from benchmark.cache.claims import Claims;"
+        "import os, sys; from pathlib import Path;"
+        "from sau_bench.benchmark.cache.claims import Claims;"
         f"claims = Claims(Path(sys.argv[1])).__enter__(); claims.take({key!r}); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", program, str(root)], check=False)
@@ -162,7 +163,7 @@ CONTAINER = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount
 HOLD = """
 import sys, time
 from pathlib import Path
-from benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.claims import Claims
 with Claims(Path(sys.argv[1])) as claims:
     claims.take(sys.argv[2])
     claims.announce([sys.argv[3]])
@@ -197,7 +198,8 @@ def test_a_grid_is_announced_until_its_driver_ends(tmp_path):
         assert list(other.announced().values()) == [[KEY, OTHER]] and other.live() == []
     assert other.announced() == {} and not list((tmp_path / "claims").iterdir())
     program = (
-        "import os, sys; from pathlib import Path; from benchmark.cache.claims import Claims;"
+        "import os, sys; from pathlib import Path;"
+        "from sau_bench.benchmark.cache.claims import Claims;"
         "claims = Claims(Path(sys.argv[1])).__enter__(); claims.announce(['a' * 24]); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)

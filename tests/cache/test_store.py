@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from benchmark.cache import store as module
-from benchmark.cache.checksums import CHECKSUMS, changes, checksum, faults
-from benchmark.cache.claims import Claims
-from benchmark.cache.clean import sweep
-from benchmark.cache.store import Draft, Store
-from benchmark.canonical import job_key
-from benchmark.errors import InputError
+from sau_bench.benchmark.cache import store as module
+from sau_bench.benchmark.cache.checksums import CHECKSUMS, changes, checksum, faults
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.clean import sweep
+from sau_bench.benchmark.cache.store import Draft, Store
+from sau_bench.benchmark.canonical import job_key
+from sau_bench.benchmark.errors import InputError
 
 JOBS = {job_key(job): job for job in ({"job": "one"}, {"job": "other"})}
 KEY, OTHER = JOBS

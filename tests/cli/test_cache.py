@@ -11,15 +11,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.cache.checksums import CHECKSUMS, faults
-from benchmark.cache.claims import Claims
-from benchmark.cache.clean import delete, jobs, titles, unused
-from benchmark.cache.store import Store
-from benchmark.cli import main as cli
-from benchmark.cli.cache import _size, references
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.jobs.job import AssetJob, AttackJob, DefenseJob
+from sau_bench.benchmark.cache.checksums import CHECKSUMS, faults
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.clean import delete, jobs, titles, unused
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli import main as cli
+from sau_bench.benchmark.cli.cache import _size, references
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob
 
 ROOT = Path(__file__).parents[2]
 BASE = {"datasets": ["digits"], "models": ["small_cnn"], "recipe": {"epochs": 1}}
@@ -283,7 +283,7 @@ def test_a_folder_that_is_no_cache_stays_as_it_is(tmp_path, capsys, action):
 def test_verify_needs_no_torch(store, grids):
     publish(store, *grids[0].jobs())
     program = (
-        "import sys; from benchmark.cli.main import main; code = main(sys.argv[1:]);"
+        "import sys; from sau_bench.benchmark.cli.main import main; code = main(sys.argv[1:]);"
         "print('torch' in sys.modules); sys.exit(code)"
     )
     done = subprocess.run(

@@ -8,14 +8,14 @@ import pytest
 import torch
 import yaml
 
-from benchmark.cache.store import Store
-from benchmark.cli.cells import find_cell, load_model
-from benchmark.datasets.digits import Digits
-from benchmark.errors import InputError
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.jobs.run_job import run_job
-from benchmark.metrics import predict
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.cells import find_cell, load_model
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.metrics import predict
 
 RECIPE = {"epochs": 2, "batch_size": 64, "lr": 0.05}
 GRID = {

@@ -13,15 +13,15 @@ import pytest
 import yaml
 from clusters import alive, descendants, wait_for
 
-from benchmark.cache.store import Store
-from benchmark.cli import main as cli
-from benchmark.cli.show import contact_sheet
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.loading import plugin_names
-from benchmark.plugin import KINDS, text_digest
-from benchmark.rows import NO_RESULT
-from defenses.ft import FT
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli import main as cli
+from sau_bench.benchmark.cli.show import contact_sheet
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.loading import plugin_names
+from sau_bench.benchmark.plugin import KINDS, text_digest
+from sau_bench.benchmark.rows import NO_RESULT
+from sau_bench.defenses.ft import FT
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -35,8 +35,8 @@ TINY = {
 WAITING = '''
 import os
 from dataclasses import dataclass
-from benchmark.train import Recipe, fit
-from defenses.base import Defense
+from sau_bench.benchmark.train import Recipe, fit
+from sau_bench.defenses.base import Defense
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting(Defense):
@@ -53,7 +53,7 @@ class Waiting(Defense):
 
 BROKEN_DEFENSE = '''
 from dataclasses import dataclass
-from defenses.base import Defense
+from sau_bench.defenses.base import Defense
 
 @dataclass(frozen=True, kw_only=True)
 class Broken(Defense):
@@ -67,7 +67,7 @@ class Broken(Defense):
 
 BROKEN_ATTACK = '''
 from dataclasses import dataclass
-from attacks.base import DataPoisoning
+from sau_bench.attacks.base import DataPoisoning
 
 @dataclass(frozen=True, kw_only=True)
 class Worse(DataPoisoning):
@@ -449,7 +449,7 @@ def test_the_default_is_to_run_the_quickstart(argv, config, monkeypatch):
 
 
 TORCHLESS = (
-    "import sys; from benchmark.cli.main import main; code = main(sys.argv[1:]);"
+    "import sys; from sau_bench.benchmark.cli.main import main; code = main(sys.argv[1:]);"
     "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision', 'timm')]);"
     "sys.exit(code)"
 )

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmark.cache.claims import Claims
-from benchmark.cache.store import Store
-from benchmark.cli import main as cli
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli import main as cli
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
 
 ROOT = Path(__file__).parents[2]
 GRID = {
@@ -25,8 +25,8 @@ GRID = {
 }
 PLUGIN = '''
 from dataclasses import dataclass
-from benchmark.notes import note
-from defenses.base import Defense
+from sau_bench.benchmark.notes import note
+from sau_bench.defenses.base import Defense
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin(Defense):
@@ -46,8 +46,8 @@ BREAKS = """for parameter in model.parameters():
 
 WITHOUT_REPORT = """
 import sys
-import benchmark.report.write
-from benchmark.cli.main import main
+import sau_bench.benchmark.report.write
+from sau_bench.benchmark.cli.main import main
 benchmark.report.write.report = lambda *arguments: []  # figures take seconds
 sys.exit(main())
 """
@@ -115,7 +115,7 @@ def test_a_grid_of_impolite_plugins_under_an_ascii_terminal(tmp_path):
 
 
 def test_a_run_of_which_all_is_cached_says_that_nothing_ran(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("benchmark.report.write.report", lambda *arguments: [])
+    monkeypatch.setattr("sau_bench.benchmark.report.write.report", lambda *arguments: [])
     config = write(tmp_path)
     (victim,) = make_grid(read(config)).jobs()
     row = {"kind": "victim", "step": 0, "status": "ok", "acc": 0.9, "asr": 0.1, "seconds": 1.0}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmark.cli.main import main
-from benchmark.errors import InputError
-from benchmark.grid.grid import filtered, jobs_of, make_tables
+from sau_bench.benchmark.cli.main import main
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.grid import filtered, jobs_of, make_tables
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

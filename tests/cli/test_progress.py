@@ -11,16 +11,16 @@ import yaml
 from fakes import Threads
 from rich.console import Console
 
-from benchmark.cache.claims import LEASE, Claims
-from benchmark.cache.store import Store
-from benchmark.cli.progress import Progress, last_epoch
-from benchmark.cli.status import cells_of, overview
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.grid.plan import make_plan
-from benchmark.jobs.job import AssetJob
-from benchmark.run import driver
-from benchmark.run.durations import Durations
+from sau_bench.benchmark.cache.claims import LEASE, Claims
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.progress import Progress, last_epoch
+from sau_bench.benchmark.cli.status import cells_of, overview
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.grid.plan import make_plan
+from sau_bench.benchmark.jobs.job import AssetJob
+from sau_bench.benchmark.run import driver
+from sau_bench.benchmark.run.durations import Durations
 
 CONFIG = {
     "datasets": ["digits"],

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmark.cache.store import Store
-from benchmark.cli import main as cli
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli import main as cli
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
 
 BASE = {
     "datasets": ["digits"],
@@ -54,7 +54,7 @@ def rows(root, name="tiny"):
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     """What the rows look like in tables is no matter here, and drawing them takes seconds."""
-    monkeypatch.setattr("benchmark.report.write.report", lambda *arguments: [])
+    monkeypatch.setattr("sau_bench.benchmark.report.write.report", lambda *arguments: [])
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import contract
-from benchmark.loading import load, plugin_names
-from benchmark.plugin import KINDS
+from sau_bench.benchmark import contract
+from sau_bench.benchmark.loading import load, plugin_names
+from sau_bench.benchmark.plugin import KINDS
 
 PLUGINS = [(kind, key) for kind in KINDS for key in plugin_names(kind)]
 
@@ -17,11 +17,11 @@ HEAD = """
 import torch
 from dataclasses import dataclass
 from torch import nn
-from attacks.base import DataPoisoning
-from benchmark.data import Dataset, Images, Task
-from benchmark.train import fit, train_model
-from defenses.base import Defense, NotApplicable
-from models.classifier import Architecture, Classifier
+from sau_bench.attacks.base import DataPoisoning
+from sau_bench.benchmark.data import Dataset, Images, Task
+from sau_bench.benchmark.train import fit, train_model
+from sau_bench.defenses.base import Defense, NotApplicable
+from sau_bench.models.classifier import Architecture, Classifier
 CALLS = []
 """
 
@@ -47,8 +47,8 @@ class Bad(DataPoisoning):
 """
 
 ASSET = """
-from attacks.asset import Asset
-from attacks.base import AssetPoisoning
+from sau_bench.attacks.asset import Asset
+from sau_bench.attacks.base import AssetPoisoning
 @dataclass(frozen=True, kw_only=True)
 class Made(Asset):
     model_state = "unused"
@@ -157,12 +157,12 @@ BAD = {
         "attacks",
         attack(
             "return 1 - x",
-            "def canonical(self): import benchmark; return {'file': benchmark.__file__}",
+            "def canonical(self): import sau_bench; return {'file': sau_bench.__file__}",
         ),
     ),
     "a plugin imports no other plugin": (
         "attacks",
-        "from attacks.badnets import BadNets\n" + attack("return 1 - x"),
+        "from sau_bench.attacks.badnets import BadNets\n" + attack("return 1 - x"),
     ),
     "an attack takes model, train, rows, recipe, asset": (
         "attacks",
@@ -272,7 +272,7 @@ BAD = {
     "a model can be copied": ("models", LOOSE + model(BUILD.replace("Classifier", "Loose"))),
     "a missing dataset names the command that makes it": (
         "datasets",
-        "from benchmark.errors import InputError\n"
+        "from sau_bench.benchmark.errors import InputError\n"
         + DATASET.format(body="raise InputError('not there')"),
     ),
     "images are uint8 tensors of the declared shape": (

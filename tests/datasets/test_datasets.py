@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.data import Dataset
-from benchmark.datasets import decoding as decode
-from benchmark.datasets.decoding import decoded
-from benchmark.datasets.gtsrb import Gtsrb
-from benchmark.datasets.tiny_imagenet import TinyImageNet
-from benchmark.errors import InputError
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.datasets import decoding as decode
+from sau_bench.benchmark.datasets.decoding import decoded
+from sau_bench.benchmark.datasets.gtsrb import Gtsrb
+from sau_bench.benchmark.datasets.tiny_imagenet import TinyImageNet
+from sau_bench.benchmark.errors import InputError
 
 
 def paint(file: Path, value: int, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR100
 
-from benchmark.datasets import mnist as module
-from benchmark.datasets.cifar100 import Cifar100
-from benchmark.datasets.mnist import Mnist
-from benchmark.errors import InputError
+from sau_bench.benchmark.datasets import mnist as module
+from sau_bench.benchmark.datasets.cifar100 import Cifar100
+from sau_bench.benchmark.datasets.mnist import Mnist
+from sau_bench.benchmark.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 28, 28), np.uint8)
 LABELS = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5], np.uint8)

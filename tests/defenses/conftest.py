@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from defenses.batch_norm import batch_norms
-from models.classifier import Classifier
-from models.small_cnn import SmallCNN
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.defenses.batch_norm import batch_norms
+from sau_bench.models.classifier import Classifier
+from sau_bench.models.small_cnn import SmallCNN
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.data import Images
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.models.classifier import Classifier
 
 SAU_RECIPE: dict[str, Any] = {
     "epochs": 1, "batch_size": 50, "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0,

@@ -10,20 +10,20 @@ import torch
 from defense_cases import SAU_RECIPE, batch_norm_state, parameters, same
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark.data import Images
-from benchmark.train import Recipe
-from benchmark.train import precision as precision_of
-from defenses.anp import ANP
-from defenses.at import AT
-from defenses.ep import EP
-from defenses.fp import FP
-from defenses.ft import FT
-from defenses.i_bau import IBAU
-from defenses.nad import NAD
-from defenses.nc import NC
-from defenses.perturbation import adversarial
-from defenses.sau import SAU
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.train import Recipe
+from sau_bench.benchmark.train import precision as precision_of
+from sau_bench.defenses.anp import ANP
+from sau_bench.defenses.at import AT
+from sau_bench.defenses.ep import EP
+from sau_bench.defenses.fp import FP
+from sau_bench.defenses.ft import FT
+from sau_bench.defenses.i_bau import IBAU
+from sau_bench.defenses.nad import NAD
+from sau_bench.defenses.nc import NC
+from sau_bench.defenses.perturbation import adversarial
+from sau_bench.defenses.sau import SAU
+from sau_bench.models.classifier import Classifier
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from defense_cases import batch_norm_state, same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.data import Images
-from defenses.anp import ANP, masked_risk
-from defenses.batch_norm import batch_norms, pruned
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.defenses.anp import ANP, masked_risk
+from sau_bench.defenses.batch_norm import batch_norms, pruned
+from sau_bench.models.classifier import Classifier
 
 
 @pytest.fixture

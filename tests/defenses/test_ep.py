@@ -11,13 +11,13 @@ import torch
 from defense_cases import linear, noise
 from scipy.stats import entropy as scipy_entropy
 
-from benchmark.data import Images
-from benchmark.notes import NOTE
-from defenses.anp import ANP
-from defenses.base import NotApplicable
-from defenses.batch_norm import batch_norms
-from defenses.ep import EP, channel_entropy, channel_peaks
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.notes import NOTE
+from sau_bench.defenses.anp import ANP
+from sau_bench.defenses.base import NotApplicable
+from sau_bench.defenses.batch_norm import batch_norms
+from sau_bench.defenses.ep import EP, channel_entropy, channel_peaks
+from sau_bench.models.classifier import Classifier
 
 
 def numpy_entropy(z: Any, h: float) -> list[float]:

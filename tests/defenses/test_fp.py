@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import vgg19
 
-from benchmark.data import Images
-from benchmark.notes import NOTE
-from benchmark.train import Recipe
-from defenses.fp import FP
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.notes import NOTE
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.fp import FP
+from sau_bench.models.classifier import Classifier
 
 
 def headed(body: nn.Module, head: str, classifier: str | None = None) -> Classifier:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.data import Images
-from defenses.i_bau import IBAU, hypergradient
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.defenses.i_bau import IBAU, hypergradient
+from sau_bench.models.classifier import Classifier
 
 
 def test_hypergradient_of_a_quadratic_has_its_closed_form() -> None:

@@ -13,14 +13,14 @@ from defense_cases import same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import defenses.nad as nad_module
-from benchmark.data import Images
-from benchmark.notes import NOTE
-from benchmark.train import Batch, Recipe
-from defenses.base import NotApplicable
-from defenses.batch_norm import batch_norms
-from defenses.nad import NAD, attention
-from models.classifier import Classifier
+import sau_bench.defenses.nad as nad_module
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.notes import NOTE
+from sau_bench.benchmark.train import Batch, Recipe
+from sau_bench.defenses.base import NotApplicable
+from sau_bench.defenses.batch_norm import batch_norms
+from sau_bench.defenses.nad import NAD, attention
+from sau_bench.models.classifier import Classifier
 
 
 def test_attention_and_distillation_loss(

@@ -13,16 +13,16 @@ import torch
 from defense_cases import linear, parameters, same
 from torch import Tensor, nn
 
-import defenses.nc as nc_module
-from attacks.badnets import BadNets
-from attacks.base import poison_test
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from benchmark.metrics import score
-from benchmark.notes import NOTE
-from benchmark.train import Recipe
-from defenses.nc import NC, CostSchedule, Triggers, outliers
-from models.classifier import Classifier
+import sau_bench.defenses.nc as nc_module
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.base import poison_test
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.metrics import score
+from sau_bench.benchmark.notes import NOTE
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.nc import NC, CostSchedule, Triggers, outliers
+from sau_bench.models.classifier import Classifier
 
 SIZE, CLASSES = 12, 6
 

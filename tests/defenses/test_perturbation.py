@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from defenses.perturbation import Flow, NormBall, adversarial
+from sau_bench.defenses.perturbation import Flow, NormBall, adversarial
 
 
 @settings(deadline=None, max_examples=60)

@@ -9,11 +9,11 @@ import torch
 from defense_cases import batch_norm_state, same
 from torch.nn import functional as F
 
-from benchmark.data import Images
-from benchmark.train import Recipe, train_model
-from defenses.batch_norm import batch_norms, pruned
-from defenses.rnp import RNP
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.train import Recipe, train_model
+from sau_bench.defenses.batch_norm import batch_norms, pruned
+from sau_bench.defenses.rnp import RNP
+from sau_bench.models.classifier import Classifier
 
 STEP = Recipe(epochs=1, batch_size=100, lr=0.05, momentum=0.9, weight_decay=0.01, augment=False)
 

@@ -13,11 +13,11 @@ from defense_cases import SAU_RECIPE, same, two_layers
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
-import defenses.sau as sau_module
-from benchmark.data import Images
-from benchmark.train import Batch, Recipe, train_model
-from defenses.sau import SAU, jensen_shannon, shared_risk
-from models.classifier import Classifier
+import sau_bench.defenses.sau as sau_module
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.train import Batch, Recipe, train_model
+from sau_bench.defenses.sau import SAU, jensen_shannon, shared_risk
+from sau_bench.models.classifier import Classifier
 
 
 def plain_objective(

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from benchmark.grid.config import Config
-from benchmark.loading import load, plugin_names
-from benchmark.plugin import Plugin, plugin_name
-from benchmark.train import Recipe
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.loading import load, plugin_names
+from sau_bench.benchmark.plugin import Plugin, plugin_name
+from sau_bench.benchmark.train import Recipe
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SHIPPED = [file for file in CONFIGS if "include:" not in file.read_text()]
@@ -516,10 +516,10 @@ HEAD = """
 from dataclasses import dataclass, field
 import sys
 from pathlib import Path
-from attacks.base import DataPoisoning
-from benchmark.data import Dataset
-from defenses.base import Defense
-from models.classifier import Architecture
+from sau_bench.attacks.base import DataPoisoning
+from sau_bench.benchmark.data import Dataset
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Architecture
 """
 PLUGIN = """
 @dataclass(frozen=True, kw_only=True)

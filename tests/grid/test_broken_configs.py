@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from broken_configs import Case, bases, corpus
 
-from benchmark.cli.main import main
-from benchmark.errors import InputError
-from benchmark.grid.grid import jobs_of, make_tables
+from sau_bench.benchmark.cli.main import main
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.grid import jobs_of, make_tables
 
 LONGEST = 500
 """Characters of a message, without the folder of the config."""
@@ -20,7 +20,7 @@ LONGEST = 500
 @pytest.fixture(autouse=True)
 def _distributions_are_read_once(monkeypatch):
     """Else most of the time goes into asking which distributions are installed."""
-    monkeypatch.setattr("benchmark.plugin.entry_points", cache(entry_points))
+    monkeypatch.setattr("sau_bench.benchmark.plugin.entry_points", cache(entry_points))
 
 
 def refusal(case: Case, folder: Path) -> str | None:

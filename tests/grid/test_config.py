@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from attacks.badnets import BadNets
-from benchmark.cache.store import Store
-from benchmark.errors import InputError
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid, make_tables
-from benchmark.jobs.job import AssetJob, AttackJob
-from benchmark.rows import COLUMNS
-from defenses.ft import FT
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid, make_tables
+from sau_bench.benchmark.jobs.job import AssetJob, AttackJob
+from sau_bench.benchmark.rows import COLUMNS
+from sau_bench.defenses.ft import FT
 
 GRID = {
     "datasets": ["digits"],

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from benchmark.errors import InputError
-from benchmark.grid.config import read, read_tables
-from benchmark.grid.grid import jobs_of, make_grid, make_tables
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.config import read, read_tables
+from sau_bench.benchmark.grid.grid import jobs_of, make_grid, make_tables
 
 SMALL = {"datasets": ["digits"], "models": ["small_cnn"], "attacks": ["badnets"]}
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.errors import InputError
-from benchmark.grid.config import Config
-from benchmark.grid.grid import Grid, make_grid
-from benchmark.report.read import read_rows
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.grid.grid import Grid, make_grid
+from sau_bench.benchmark.report.read import read_rows
 
 GRID = make_grid(
     Config(

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from attacks.badnets import BadNets
-from attacks.multi import Multi
-from benchmark.errors import InputError
-from benchmark.grid.config import Config, read
-from benchmark.grid.grid import make_grid
-from benchmark.grid.published import reproduced
-from benchmark.loading import build, plugin_names
-from benchmark.published import Cell, read_paper
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.multi import Multi
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.config import Config, read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.grid.published import reproduced
+from sau_bench.benchmark.loading import build, plugin_names
+from sau_bench.benchmark.published import Cell, read_paper
 
 ROOT = Path(__file__).parents[2]
 PAPER = read_paper()

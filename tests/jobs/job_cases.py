@@ -2,11 +2,11 @@
 
 import torch
 
-from attacks.badnets import BadNets
-from benchmark.datasets.digits import Digits
-from benchmark.jobs.job import AttackJob
-from benchmark.train import Recipe
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.jobs.job import AttackJob
+from sau_bench.benchmark.train import Recipe
+from sau_bench.models.small_cnn import SmallCNN
 
 CPU = torch.device("cpu")
 VICTIM = AttackJob(

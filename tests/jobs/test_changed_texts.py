@@ -11,20 +11,20 @@ import torch
 from job_cases import CPU, VICTIM
 from PIL import Image
 
-from attacks.badnets import BadNets
-from attacks.blended import Blended
-from benchmark.cache.store import Store
-from benchmark.errors import InputError
-from benchmark.jobs.job import DefenseJob
-from benchmark.jobs.run_job import run_job
-from benchmark.loading import build
-from benchmark.run.failures import run_or_report
-from benchmark.run.local import LocalPool
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.attacks.blended import Blended
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.jobs.job import DefenseJob
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.loading import build
+from sau_bench.benchmark.run.failures import run_or_report
+from sau_bench.benchmark.run.local import LocalPool
 
 SAYING = """
 from dataclasses import dataclass
-from benchmark.notes import note
-from defenses.base import Defense
+from sau_bench.benchmark.notes import note
+from sau_bench.defenses.base import Defense
 
 @dataclass(frozen=True, kw_only=True)
 class Saying(Defense):
@@ -63,7 +63,7 @@ def plan(file, number=0):
 def test_each_job_runs_the_text_that_it_was_planned_with(tmp_path, store):
     """On one worker: edits between two runs, and during one."""
     file = tmp_path / "saying.py"
-    pool = LocalPool([""], limit=60, imports=("benchmark.jobs.run_job",))
+    pool = LocalPool([""], limit=60, imports=("sau_bench.benchmark.jobs.run_job",))
 
     def send(job):
         return job.key, pickle.dumps((partial(run_job, store=store, data=Path(), device=CPU), job))

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacks.asset import CleanModel
-from attacks.lf import UniversalPattern
-from benchmark.cache.store import Store
-from benchmark.grid.config import Config
-from benchmark.grid.grid import make_grid
-from benchmark.jobs.job import AssetJob, AttackJob
-from benchmark.jobs.run_job import run_job
-from benchmark.report.write import report
+from sau_bench.attacks.asset import CleanModel
+from sau_bench.attacks.lf import UniversalPattern
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.jobs.job import AssetJob, AttackJob
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.report.write import report
 
 CPU = torch.device("cpu")
 CONFIG = {

@@ -9,14 +9,14 @@ import pytest
 import torch
 from job_cases import CPU, VICTIM
 
-from benchmark import process
-from benchmark.cache.store import Store
-from benchmark.data import Images
-from benchmark.jobs import run_job as execution
-from benchmark.jobs.job import DefenseJob
-from benchmark.jobs.leaks import SWITCHES, differing, fingerprint, put, take
-from benchmark.jobs.run_job import run_job
-from benchmark.loading import build
+from sau_bench.benchmark import process
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.jobs import run_job as execution
+from sau_bench.benchmark.jobs.job import DefenseJob
+from sau_bench.benchmark.jobs.leaks import SWITCHES, differing, fingerprint, put, take
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.loading import build
 
 DEFENSE = """
 import logging, os, random, sys, warnings
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from dataclasses import dataclass
 from torch import nn
-from defenses.base import Defense
+from sau_bench.defenses.base import Defense
 
 def leak():
     {leak}
@@ -68,7 +68,7 @@ LEAKS = {
     "warnings.simplefilter('error')": "the warnings that raise",
     "logging.disable(logging.CRITICAL)": "the root logger",
     "logging.getLogger().handlers.clear()": "the root logger",
-    "logging.getLogger('benchmark.train').disabled = True": "the root logger",
+    "logging.getLogger('sau_bench.benchmark.train').disabled = True": "the root logger",
     "sys.path.insert(0, '/nowhere')": "sys.path",
     "os.chdir('/')": "the working directory",
     "os.environ['PATH'] = ''": "environment variables",
@@ -79,8 +79,8 @@ LEAKS = {
     "torch.Tensor.clamp_ = lambda self, *_: self": "Tensor.clamp_",
     "np.random.seed = print": "numpy.random.seed",
     "random.shuffle = print": "random.shuffle",
-    "import benchmark.metrics; benchmark.metrics.share = lambda hits: 1.0": (
-        "benchmark.metrics.share"
+    "import sau_bench.benchmark.metrics as m; m.share = lambda hits: 1.0": (
+        "sau_bench.benchmark.metrics.share"
     ),
 }
 
@@ -170,7 +170,7 @@ def test_a_defense_that_stamps_its_images_is_scored_on_clean_ones(victim, tmp_pa
 
 STAMPING = """
 from dataclasses import dataclass
-from attacks.badnets import BadNets
+from sau_bench.attacks.badnets import BadNets
 
 @dataclass(frozen=True, kw_only=True)
 class Stamping(BadNets):
@@ -216,10 +216,10 @@ def test_images_that_an_attack_changed_reach_neither_its_scores_nor_other_jobs(t
 
 
 def test_what_importing_a_plugin_changes_is_undone_in_a_worker(victim, tmp_path, monkeypatch):
-    from benchmark.jobs import leaks
+    from sau_bench.benchmark.jobs import leaks
 
     start = take()
-    del start[""]["benchmark.jobs.leaks._start"]
+    del start[""]["sau_bench.benchmark.jobs.leaks._start"]
     monkeypatch.setattr(leaks, "_start", start)
     file, share = tmp_path / "importing.py", next(shares)
     expected = polite(victim, tmp_path, share)

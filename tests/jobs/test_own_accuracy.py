@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacks.badnets import BadNets
-from benchmark.cache.store import Store
-from benchmark.data import draw_clean
-from benchmark.datasets.digits import Digits
-from benchmark.jobs.job import AttackJob, DefenseJob
-from benchmark.jobs.run_job import load_victim, run_job
-from benchmark.train import Recipe
-from defenses.anp import ANP
-from defenses.base import Defense
-from defenses.ep import EP
-from defenses.ft import FT
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.data import draw_clean
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
+from sau_bench.benchmark.jobs.run_job import load_victim, run_job
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.anp import ANP
+from sau_bench.defenses.base import Defense
+from sau_bench.defenses.ep import EP
+from sau_bench.defenses.ft import FT
+from sau_bench.models.small_cnn import SmallCNN
 
 CPU = torch.device("cpu")
 VICTIM = AttackJob(

@@ -11,23 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.badnets import BadNets
-from benchmark import risk
-from benchmark.cache.store import Store
-from benchmark.datasets.digits import Digits
-from benchmark.errors import InputError
-from benchmark.grid.config import Config
-from benchmark.grid.grid import make_grid
-from benchmark.jobs.job import AttackJob, DefenseJob
-from benchmark.jobs.run_job import load_defended, load_victim, run_job
-from benchmark.metrics import predict
-from benchmark.report.read import read_rows
-from benchmark.rows import COLUMNS, PROBE_COLUMNS, fault
-from benchmark.train import Recipe
-from defenses.anp import ANP
-from defenses.fp import FP
-from defenses.ft import FT
-from models.small_cnn import SmallCNN
+from sau_bench.attacks.badnets import BadNets
+from sau_bench.benchmark import risk
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
+from sau_bench.benchmark.jobs.run_job import load_defended, load_victim, run_job
+from sau_bench.benchmark.metrics import predict
+from sau_bench.benchmark.report.read import read_rows
+from sau_bench.benchmark.rows import COLUMNS, PROBE_COLUMNS, fault
+from sau_bench.benchmark.train import Recipe
+from sau_bench.defenses.anp import ANP
+from sau_bench.defenses.fp import FP
+from sau_bench.defenses.ft import FT
+from sau_bench.models.small_cnn import SmallCNN
 
 VICTIM = AttackJob(
     dataset=Digits(), architecture=SmallCNN(width=4), attack=BadNets(),

@@ -8,14 +8,14 @@ import pytest
 import torch
 from job_cases import CPU, VICTIM
 
-from benchmark.cache.store import Store
-from benchmark.cost import arithmetic
-from benchmark.datasets.digits import Digits
-from benchmark.jobs.job import DefenseJob
-from benchmark.jobs.run_job import _Run, run_job
-from benchmark.loading import build
-from benchmark.plugin import text_digest
-from defenses.anp import ANP
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cost import arithmetic
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.jobs.job import DefenseJob
+from sau_bench.benchmark.jobs.run_job import _Run, run_job
+from sau_bench.benchmark.loading import build
+from sau_bench.benchmark.plugin import text_digest
+from sau_bench.defenses.anp import ANP
 
 
 def defended(defense, victim=VICTIM):
@@ -81,8 +81,8 @@ def test_kernels_are_repeatable_unless_that_is_waived_and_on_a_cpu_always(
 CHATTY = """
 import logging
 from dataclasses import dataclass
-from benchmark.notes import note
-from defenses.base import Defense
+from sau_bench.benchmark.notes import note
+from sau_bench.defenses.base import Defense
 from {package}.words import say
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def test_a_note_is_no_warning(store):
 
 REFUSING = """
 from dataclasses import dataclass
-from defenses.base import Defense, NotApplicable
+from sau_bench.defenses.base import Defense, NotApplicable
 
 @dataclass(frozen=True, kw_only=True)
 class Refusing(Defense):

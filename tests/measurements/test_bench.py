@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import benchmark.cli.bench as verb
-from benchmark.cli.main import main
-from benchmark.data import Dataset
-from benchmark.datasets.cifar10 import Cifar10
-from benchmark.datasets.digits import Digits
-from benchmark.loading import plugin_names
+import sau_bench.benchmark.cli.bench as verb
 from measurements.bench import run as bench
 from measurements.bench import table, turns
 from measurements.bench.defenses import PASSES, Plain, defense_items
@@ -23,8 +18,13 @@ from measurements.bench.setting import Item, Record, Setting
 from measurements.bench.startup import STARTUP, cached_grid, run_process
 from measurements.bench.work import SCORING, STAMPING, training_items
 from measurements.plain.network import plain_network
-from models.preact_resnet18 import PreActResNet18
-from models.small_cnn import SmallCNN
+from sau_bench.benchmark.cli.main import main
+from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.datasets.cifar10 import Cifar10
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.loading import plugin_names
+from sau_bench.models.preact_resnet18 import PreActResNet18
+from sau_bench.models.small_cnn import SmallCNN
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -12,12 +12,12 @@ import torch
 import yaml
 from sklearn.decomposition import PCA
 
-from benchmark import risk
-from benchmark.cache.store import Store
-from benchmark.data import Images
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.jobs.run_job import run_job
+from sau_bench.benchmark import risk
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.jobs.run_job import run_job
 
 SCRIPT = Path(__file__).parents[2] / "measurements" / "latent_features.py"
 RECIPE = {"epochs": 8, "batch_size": 64, "lr": 0.05, "augment": False}

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from benchmark.train import Recipe, fit, train_model
-from defenses.anp import ANP
-from defenses.at import AT
-from defenses.i_bau import IBAU
-from defenses.nc import NC
-from defenses.perturbation import UNLEARNING
-from defenses.sau import SAU
 from measurements.plain import anp, at, i_bau, nc, sau, training
-from models.small_cnn import SmallCNN
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.train import Recipe, fit, train_model
+from sau_bench.defenses.anp import ANP
+from sau_bench.defenses.at import AT
+from sau_bench.defenses.i_bau import IBAU
+from sau_bench.defenses.nc import NC
+from sau_bench.defenses.perturbation import UNLEARNING
+from sau_bench.defenses.sau import SAU
+from sau_bench.models.small_cnn import SmallCNN
 
 SIZE = 64
 # SGD, because Adam's first steps are signs of gradients, which rounding decides where they are 0.

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmark.datasets.digits import Digits
-from benchmark.errors import InputError
-from benchmark.loading import build
-from models.classifier import Classifier
-from models.preact_resnet18 import PreActResNet18
-from models.small_cnn import SmallCNN
-from models.timm import Timm
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.loading import build
+from sau_bench.models.classifier import Classifier
+from sau_bench.models.preact_resnet18 import PreActResNet18
+from sau_bench.models.small_cnn import SmallCNN
+from sau_bench.models.timm import Timm
 
 
 def dataset(classes: int = 10, side: int = 32) -> Digits:

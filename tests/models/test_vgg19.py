@@ -9,16 +9,16 @@ from torch.nn import functional as F
 from torchvision.models import vgg19, vgg19_bn
 from torchvision.models.vgg import cfgs, make_layers
 
-from benchmark.data import Images
-from benchmark.datasets.digits import Digits
-from benchmark.grid.config import Config
-from benchmark.grid.grid import make_grid
-from defenses.anp import ANP
-from defenses.base import NotApplicable
-from defenses.ep import EP
-from defenses.nad import attention
-from defenses.rnp import RNP
-from models.vgg19 import VGG19
+from sau_bench.benchmark.data import Images
+from sau_bench.benchmark.datasets.digits import Digits
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.defenses.anp import ANP
+from sau_bench.defenses.base import NotApplicable
+from sau_bench.defenses.ep import EP
+from sau_bench.defenses.nad import attention
+from sau_bench.defenses.rnp import RNP
+from sau_bench.models.vgg19 import VGG19
 
 
 def dataset(classes: int = 10, side: int = 32) -> Digits:

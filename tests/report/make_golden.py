@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from benchmark.cache.store import Store
-from benchmark.cli.main import main
-from benchmark.cli.run import INCOMPLETE
-from benchmark.grid.config import read
-from benchmark.grid.grid import make_grid
-from benchmark.report.write import report
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.main import main
+from sau_bench.benchmark.cli.run import INCOMPLETE
+from sau_bench.benchmark.grid.config import read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.report.write import report
 
 CONFIG = Path(__file__).with_name("golden.yaml")
 GOLDEN = Path(__file__).with_name("golden")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmark.published import AVERAGE, Cell, Departure, Layout, Paper, Reproduced, Value
-from benchmark.report.published import Published
+from sau_bench.benchmark.published import AVERAGE, Cell, Departure, Layout, Paper, Reproduced, Value
+from sau_bench.benchmark.report.published import Published
 
 PLACE = ("CIFAR-10", "PreAct-ResNet18", 0.1)
 ATTACKS = ("BadNets", "LF")

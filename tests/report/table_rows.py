@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from pandas import DataFrame
 
-from benchmark.report.tables import select
-from benchmark.rows import COLUMNS, UNDEFENDED
+from sau_bench.benchmark.report.tables import select
+from sau_bench.benchmark.rows import COLUMNS, UNDEFENDED
 
 
 def row(attack: str, defense: str, acc: Any, asr: Any, **changes: Any) -> dict[str, Any]:

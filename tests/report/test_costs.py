@@ -6,8 +6,8 @@ import numpy as np
 from pandas import DataFrame
 from table_rows import VICTIM, row
 
-from benchmark.report.costs import cost_table, effect_table
-from benchmark.report.tables import select
+from sau_bench.benchmark.report.costs import cost_table, effect_table
+from sau_bench.benchmark.report.tables import select
 
 
 def test_cost_counts_whole_runs():

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from benchmark.report import figures
-from benchmark.report.tables import select
-from benchmark.rows import COLUMNS
+from sau_bench.benchmark.report import figures
+from sau_bench.benchmark.report.tables import select
+from sau_bench.benchmark.rows import COLUMNS
 
 ATTACKS = ["BadNets", "Blended", "Input-Aware", "LF", "SIG", "SSBA", "WaNet"]
 DEFENSES = ["SAU", "FT", "FP", "NAD", "NC", "ANP", "EP", "i-BAU", "FT-SAM", "ABL"]

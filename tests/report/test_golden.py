@@ -10,12 +10,12 @@ import pytest
 import torch
 from make_golden import CONFIG, GOLDEN, make_tables
 
-from benchmark.cache.store import Store
-from benchmark.grid.config import Config, read
-from benchmark.grid.grid import make_grid
-from benchmark.jobs.run_job import run_job
-from benchmark.report.read import read_rows
-from benchmark.rows import (
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.grid.config import Config, read
+from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.report.read import read_rows
+from sau_bench.benchmark.rows import (
     AXES,
     COLUMNS,
     KINDS,

@@ -10,9 +10,9 @@ from pandas import DataFrame
 from papers import LR, cell, layout, published, value
 from table_rows import grid, row
 
-from benchmark.report.layout import comparison_table, published_tables
-from benchmark.report.tables import select
-from benchmark.report.write import report
+from sau_bench.benchmark.report.layout import comparison_table, published_tables
+from sau_bench.benchmark.report.tables import select
+from sau_bench.benchmark.report.write import report
 
 SCORED = {
     "BadNets": {"No Defense": (0.9, 0.95), "FT": (0.9, 0.4), "SAU": (0.88, 0.01)},

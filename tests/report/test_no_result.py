@@ -11,10 +11,10 @@ import pytest
 from pandas import DataFrame
 from table_rows import ANP, SCORES, VICTIM, row
 
-from benchmark.cli.report import write_report
-from benchmark.grid.config import Config
-from benchmark.report import figures
-from benchmark.report.write import report
+from sau_bench.benchmark.cli.report import write_report
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.report import figures
+from sau_bench.benchmark.report.write import report
 
 GONE = dict.fromkeys(("acc", "asr", "racc", "seconds", "peak_mib", "poison_ratio"), np.nan)
 GONE |= {"device": "", "versions": "", "step": 0}

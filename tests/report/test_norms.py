@@ -7,11 +7,11 @@ from pandas import DataFrame
 from papers import cell, layout, published
 from table_rows import row
 
-from benchmark.errors import InputError
-from benchmark.published import Departure
-from benchmark.report.costs import effect_table, published_times
-from benchmark.report.norms import norm_table, read_norms
-from benchmark.report.tables import select
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.published import Departure
+from sau_bench.benchmark.report.costs import effect_table, published_times
+from sau_bench.benchmark.report.norms import norm_table, read_norms
+from sau_bench.benchmark.report.tables import select
 
 VICTIMS = [row("LF", "No Defense", 0.9, 1.0, seed=s) for s in (0, 1)]
 VICTIMS += [row("BadNets", "No Defense", 0.9, 1.0, seed=s) for s in (0, 1)]

@@ -9,10 +9,17 @@ from papers import LR, cell, layout, published, value
 from scipy.stats import t
 from table_rows import VICTIM, candidates, grid, row
 
-from benchmark.published import PAPER, SCORES, Cell, read_paper
-from benchmark.report.layout import comparison_table, published_tables
-from benchmark.report.published import TOLERANCE, Score, chosen, compare, half_width, leaderboards
-from benchmark.report.tables import der, select
+from sau_bench.benchmark.published import PAPER, SCORES, Cell, read_paper
+from sau_bench.benchmark.report.layout import comparison_table, published_tables
+from sau_bench.benchmark.report.published import (
+    TOLERANCE,
+    Score,
+    chosen,
+    compare,
+    half_width,
+    leaderboards,
+)
+from sau_bench.benchmark.report.tables import der, select
 
 SCORED = {
     "BadNets": {"No Defense": (0.9, 0.95), "SAU": (0.88, 0.01), "FT": (0.9, 0.4)},

@@ -9,10 +9,10 @@ import pytest
 from pandas import DataFrame
 from table_rows import ANP, VICTIM, row
 
-from benchmark.errors import InputError
-from benchmark.report.read import read_rows
-from benchmark.report.tables import keep_collapsed, select
-from benchmark.rows import AXES, COLUMNS, NO_RESULT, PART_COLUMNS, STATUSES
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.report.read import read_rows
+from sau_bench.benchmark.report.tables import keep_collapsed, select
+from sau_bench.benchmark.rows import AXES, COLUMNS, NO_RESULT, PART_COLUMNS, STATUSES
 
 PARTS = {"asr_1": 0.9, "asr_2": 0.8, "racc_1": 0.1, "racc_2": 0.2}
 CLEAN = VICTIM | {"attack": "", "defense": "", "kind": "clean", "key": "c", "victim": ""}

@@ -7,9 +7,9 @@ from typing import Any
 from pandas import DataFrame
 from table_rows import VICTIM, row
 
-from benchmark.report.remarks import attention, notes, pointer, provenance
-from benchmark.report.tables import select
-from benchmark.report.write import report
+from sau_bench.benchmark.report.remarks import attention, notes, pointer, provenance
+from sau_bench.benchmark.report.tables import select
+from sau_bench.benchmark.report.write import report
 
 
 def runs(*rows: dict[str, Any]) -> DataFrame:

@@ -6,8 +6,8 @@ import numpy as np
 from pandas import DataFrame
 from table_rows import ANP, VICTIM, grid, row
 
-from benchmark.report.render import caption, metric_table, trigger_table
-from benchmark.report.tables import select
+from sau_bench.benchmark.report.render import caption, metric_table, trigger_table
+from sau_bench.benchmark.report.tables import select
 
 
 def test_best_is_bold_and_second_underlined():

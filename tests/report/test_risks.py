@@ -9,9 +9,9 @@ import pytest
 from pandas import DataFrame
 from table_rows import row
 
-from benchmark.report import figures
-from benchmark.report.risks import PANELS, has_risks, risk_curves
-from benchmark.report.write import report
+from sau_bench.benchmark.report import figures
+from sau_bench.benchmark.report.risks import PANELS, has_risks, risk_curves
+from sau_bench.benchmark.report.write import report
 
 RISKS = {"adv_risk": 0.9, "shared_risk": 0.5, "shared_risk_joint": 0.7, "risk_before": 1.0}
 

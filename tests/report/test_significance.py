@@ -10,9 +10,9 @@ from pandas import DataFrame, Series
 from scipy.stats import wilcoxon
 from table_rows import row
 
-from benchmark.report.critical import critical_difference
-from benchmark.report.figures import looks
-from benchmark.report.significance import (
+from sau_bench.benchmark.report.critical import critical_difference
+from sau_bench.benchmark.report.figures import looks
+from sau_bench.benchmark.report.significance import (
     PairedTests,
     holm,
     needed_blocks,
@@ -21,7 +21,7 @@ from benchmark.report.significance import (
     scored_blocks,
     why_no_test,
 )
-from benchmark.report.tables import select
+from sau_bench.benchmark.report.tables import select
 
 
 def runs(seeds=3, gains=(0.3, 0.0, 0.25), attacks=6):

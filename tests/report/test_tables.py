@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 from table_rows import ANP, SCORES, VICTIM, candidates, grid, picked, row
 
-from benchmark.report.render import caption, cells, footnotes, mark_notes, metric_table
-from benchmark.report.tables import (
+from sau_bench.benchmark.report.render import caption, cells, footnotes, mark_notes, metric_table
+from sau_bench.benchmark.report.tables import (
     averaged_attacks,
     cell_states,
     choose,

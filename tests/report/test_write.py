@@ -10,10 +10,10 @@ import pytest
 from pandas import DataFrame
 from table_rows import VICTIM, row
 
-from benchmark.errors import InputError
-from benchmark.report.read import read_rows
-from benchmark.report.write import report
-from benchmark.rows import LATER_COLUMNS
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.report.read import read_rows
+from sau_bench.benchmark.report.write import report
+from sau_bench.benchmark.rows import LATER_COLUMNS
 
 
 def test_several_pairs_get_folders_of_their_own(tmp_path):

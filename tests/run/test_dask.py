@@ -12,10 +12,10 @@ import pytest
 from clusters import PATHS, Cluster, alive, descendants, kill, wait_for
 from fakes import Fake, attempts, drive, key, small_grid
 
-from benchmark.cache.store import Store
-from benchmark.cli import main as cli
-from benchmark.errors import InputError
-from benchmark.run.failures import NoWorkers
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli import main as cli
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.run.failures import NoWorkers
 
 pytest.importorskip("distributed")
 
@@ -32,7 +32,7 @@ def own(tmp_path):
 
 @pytest.fixture
 def connect():
-    from benchmark.run.dask import DaskPool
+    from sau_bench.benchmark.run.dask import DaskPool
 
     pools = []
 
@@ -129,7 +129,7 @@ def test_jobs_of_a_driver_that_ends_are_killed_and_the_workers_stay(cluster, tmp
         wait_for(lambda: not alive(children), seconds=10)
     finally:
         driver.kill()
-    from benchmark.run.dask import DaskPool
+    from sau_bench.benchmark.run.dask import DaskPool
 
     pool = DaskPool(str(cluster.file))
     assert pool.slots() == 2 and pool.submit(os.getenv, "NO_SUCH", "fine").result(30) == "fine"
@@ -155,7 +155,7 @@ CONFIG = "datasets: [digits]\nmodels: [small_cnn]\nattacks: [badnets]\n"
     ],
 )
 def test_no_cluster_is_one_line_and_nothing_is_created(tmp_path, capsys, monkeypatch, more, told):
-    monkeypatch.setattr("benchmark.run.dask.TIMEOUT", 1)
+    monkeypatch.setattr("sau_bench.benchmark.run.dask.TIMEOUT", 1)
     config, results = tmp_path / "c.yaml", tmp_path / "results"
     config.write_text(CONFIG)
     run = ["run", str(config), "--results", str(results), "--engine", "dask"]
@@ -167,7 +167,7 @@ def test_no_cluster_is_one_line_and_nothing_is_created(tmp_path, capsys, monkeyp
 
 def test_without_distributed_one_line_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    monkeypatch.delitem(sys.modules, "benchmark.run.dask", raising=False)
+    monkeypatch.delitem(sys.modules, "sau_bench.benchmark.run.dask", raising=False)
     config = tmp_path / "c.yaml"
     config.write_text(CONFIG)
     run = ["run", str(config), "--results", str(tmp_path / "results"), "--engine", "dask"]

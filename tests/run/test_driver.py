@@ -7,12 +7,12 @@ from itertools import pairwise
 import pytest
 from fakes import Fake, Threads, Unsendable, attempts, claimed, drive, key, row, steps, trace
 
-from benchmark.cache.claims import Claims
-from benchmark.cache.clean import sweep
-from benchmark.cache.store import Store
-from benchmark.run.durations import Durations
-from benchmark.run.failures import NotStarted
-from benchmark.run.local import LocalPool
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.clean import sweep
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.run.durations import Durations
+from sau_bench.benchmark.run.failures import NotStarted
+from sau_bench.benchmark.run.local import LocalPool
 
 
 @pytest.fixture
@@ -198,7 +198,11 @@ def test_a_disk_that_is_full_for_the_driver_stops_the_run_as_well(
     def full(*_):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    owner = "benchmark.cache.claims.Claims" if call == "take" else "benchmark.cache.store.Store"
+    owner = (
+        "sau_bench.benchmark.cache.claims.Claims"
+        if call == "take"
+        else "sau_bench.benchmark.cache.store.Store"
+    )
     monkeypatch.setattr(f"{owner}.{call}", full)
     _, driver = drive([Fake("raise"), Fake("other")], tmp_path, threads)
     assert "quota" in driver.stopped and driver.left()
@@ -231,7 +235,7 @@ def grid(request, tmp_path_factory):
         pool = LocalPool(["5", "7"], limit=4)
     else:
         scheduler = request.getfixturevalue("cluster").file  # skips where Dask is not installed
-        from benchmark.run.dask import DaskPool
+        from sau_bench.benchmark.run.dask import DaskPool
 
         pool = DaskPool(str(scheduler), limit=4)
         while pool.slots() < 2:

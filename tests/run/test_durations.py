@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 from fakes import Fake, key, steps
 
-from benchmark.cache.description import Description
-from benchmark.cache.step import Step
-from benchmark.cache.store import Store
-from benchmark.cli.run import discarded, preview, seconds
-from benchmark.errors import InputError
-from benchmark.grid.config import Config
-from benchmark.grid.grid import filtered, make_grid
-from benchmark.grid.plan import make_plan
-from benchmark.jobs.flops import described_flops, training_flops
-from benchmark.jobs.job import AssetJob
-from benchmark.run.durations import (
+from sau_bench.benchmark.cache.description import Description
+from sau_bench.benchmark.cache.step import Step
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.run import discarded, preview, seconds
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.grid.config import Config
+from sau_bench.benchmark.grid.grid import filtered, make_grid
+from sau_bench.benchmark.grid.plan import make_plan
+from sau_bench.benchmark.jobs.flops import described_flops, training_flops
+from sau_bench.benchmark.jobs.job import AssetJob
+from sau_bench.benchmark.run.durations import (
     DOUBT,
     PASS,
     PRIORS,

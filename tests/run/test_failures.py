@@ -10,9 +10,9 @@ from fakes import Fake, Threads, act, attempts, key, trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.cache.store import Store
-from benchmark.errors import InputError, printable
-from benchmark.run.failures import LINE, TEXT, kind_of, recorded, run_or_report
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.errors import InputError, printable
+from sau_bench.benchmark.run.failures import LINE, TEXT, kind_of, recorded, run_or_report
 
 SHORT = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "

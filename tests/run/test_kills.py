@@ -12,10 +12,10 @@ import pytest
 from clusters import PATHS, alive, descendants, wait_for
 from fakes import attempts, claimed, compute, drive, key, small_grid
 
-from benchmark.cache.claims import Claims
-from benchmark.cache.clean import sweep
-from benchmark.cache.store import Store
-from benchmark.run.local import LocalPool
+from sau_bench.benchmark.cache.claims import Claims
+from sau_bench.benchmark.cache.clean import sweep
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.run.local import LocalPool
 
 GRIDS, KILLS = 9, 6
 HERE = Path(__file__).parents[1]

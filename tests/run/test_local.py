@@ -15,9 +15,9 @@ import pytest
 from clusters import PATHS, alive, descendants, wait_for
 from fakes import attempts, claimed
 
-from benchmark.process import Stale, spoil
-from benchmark.run.failures import Overdue, WorkerLost
-from benchmark.run.local import LocalPool
+from sau_bench.benchmark.process import Stale, spoil
+from sau_bench.benchmark.run.failures import Overdue, WorkerLost
+from sau_bench.benchmark.run.local import LocalPool
 
 HERE = Path(__file__).parents[1]
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
@@ -203,7 +203,7 @@ def test_a_second_signal_prints_no_traceback(tmp_path, first):
 
 
 LEAK = """
-from benchmark.run.worker import _start_tracker
+from sau_bench.benchmark.run.worker import _start_tracker
 _start_tracker()
 from loky.backend import resource_tracker
 resource_tracker.register("/no-such-semaphore", "semlock")
@@ -218,7 +218,7 @@ def test_a_semaphore_that_a_killed_pool_leaves_is_no_warning_for_the_user():
 
 HOLDER = """
 import ctypes, os, sys, threading
-from benchmark.run.local import LocalPool
+from sau_bench.benchmark.run.local import LocalPool
 pool = LocalPool([""])
 pool.submit(os.getpid).result(60)
 file = sys.argv[1]

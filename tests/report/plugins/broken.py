@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attacks.base import DataPoisoning
+from sau_bench.attacks.base import DataPoisoning
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 
-from benchmark.data import Images
-from defenses.base import Defense
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)

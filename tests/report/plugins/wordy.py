@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from benchmark.data import Images
-from defenses.base import Defense
-from models.classifier import Classifier
+from sau_bench.benchmark.data import Images
+from sau_bench.defenses.base import Defense
+from sau_bench.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
