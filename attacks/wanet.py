@@ -55,6 +55,9 @@ class WaNet(Attack):
         check_range(self, "s", least=0, most=100)
         check_range(self, "cross_ratio", least=0, most=1000)
 
+    def preview(self, size: int, asset: Tensors | None) -> Trigger | None:
+        return Warp(self.grid(size))
+
     def __call__(
         self,
         model: Classifier,

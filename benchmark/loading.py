@@ -72,6 +72,23 @@ def load(kind: str, name: str) -> type[Plugin]:
     )
 
 
+def kinds_of(name: str) -> list[str]:
+    """The kinds of which a name, or the path of a Python file, is a plugin.
+
+    Raises:
+        InputError: a file that cannot be imported.
+    """
+    if not name.endswith(".py"):
+        return [kind for kind in KINDS if name in plugin_names(kind)]
+    module = import_file(Path(name))
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    ]
+    return [kind for kind in KINDS if any(issubclass(cls, _base(kind)) for cls in classes)]
+
+
 def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Name, with `:VALUE` if it has one, and fields of a plugin's YAML form.
 
@@ -203,6 +220,7 @@ def _the_class(kind: str, module: ModuleType, where: str) -> type[Plugin]:
     base = _base(kind)
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
+            _check_imports(value, where)
             if issubclass(value, base) and value is not base:
                 return _complete(kind, value, where)
             other = next((k for k in KINDS if issubclass(value, _base(k))), None)
@@ -216,6 +234,21 @@ def _the_class(kind: str, module: ModuleType, where: str) -> type[Plugin]:
     )
 
 
+def _check_imports(cls: type, where: str) -> None:
+    """Refuse a class whose base was imported by a plain name: it is another class.
+
+    Raises:
+        InputError: names the import that is right.
+    """
+    for base in cls.__mro__:
+        if f"sau_bench.{base.__module__}:{base.__qualname__}" in BASES.values():
+            raise InputError(
+                f"{where}: {cls.__qualname__} derives from {base.__module__}.{base.__qualname__}, "
+                "which is another class when it is imported so; write "
+                f"`from sau_bench.{base.__module__} import {base.__qualname__}`"
+            )
+
+
 def _complete(kind: str, cls: type[Plugin], where: str) -> type[Plugin]:
     """The class, if nothing is missing that a plugin needs.
 
@@ -225,7 +258,11 @@ def _complete(kind: str, cls: type[Plugin], where: str) -> type[Plugin]:
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     missing += [] if isinstance(getattr(cls, "name", None), str) else ["name (a class variable)"]
     if missing:
-        raise InputError(f"{where}: class {cls.__qualname__} lacks {' and '.join(missing)}")
+        advice = '; write `name: ClassVar[str] = "..."`, as tables print it'
+        raise InputError(
+            f"{where}: class {cls.__qualname__} lacks {' and '.join(missing)}"
+            f"{advice if missing[-1].startswith('name') else ''}"
+        )
     if "__dataclass_params__" not in vars(cls) or not cls.__dict__["__dataclass_params__"].frozen:
         raise InputError(
             f"{where}: class {cls.__qualname__} is not a frozen dataclass; "

@@ -36,8 +36,7 @@ def import_module(name: str, where: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the file raises, sys.exit included
-        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
-        raise InputError(f"{where} cannot be imported: {reason}") from error
+        raise InputError(f"{where} cannot be imported: {_reason(error)}") from error
 
 
 def import_file(path: Path) -> ModuleType:
@@ -63,8 +62,7 @@ def import_file(path: Path) -> ModuleType:
             raise
         except BaseException as error:  # whatever the file raises, sys.exit included
             sys.modules.pop(name, None)
-            reason = f"{type(error).__name__}: {one_line(error)[:200]}"
-            raise InputError(f"{path} cannot be imported: {reason}") from error
+            raise InputError(f"{path} cannot be imported: {_reason(error)}") from error
     return sys.modules[name]
 
 
@@ -90,6 +88,24 @@ def file_digest(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return ""
+
+
+ADVICE = {
+    "cannot inherit non-frozen dataclass": "write @dataclass(frozen=True, kw_only=True)",
+    "non-default argument": "write @dataclass(frozen=True, kw_only=True)",
+    "mutable default": "use a tuple, or field(default_factory=...)",
+    **{
+        f"No module named '{name}": f"this project's are imported as sau_bench.{name}"
+        for name in ("attacks", "benchmark", "defenses", "models")
+    },
+}
+"""What to do about errors of imports that authors of plugins meet, by how Python's words begin."""
+
+
+def _reason(error: BaseException) -> str:
+    text = one_line(error)
+    advice = next((f"; {told}" for words, told in ADVICE.items() if text.startswith(words)), "")
+    return f"{type(error).__name__}: {text[:200]}{advice}"
 
 
 class _Exact(SourceFileLoader):

@@ -103,6 +103,31 @@ def pickled(value: Any) -> tuple[Any, ...]:
     return _restore, (*where, text_digest(cls), values)
 
 
+def unannotated(cls: type) -> list[str]:
+    """Names that a plugin's file gives values in its class, but no annotation: they are no fields.
+
+    Without methods, names that begin with an underscore, and class variables of the base classes.
+    """
+    annotated = {name for base in cls.__mro__ for name in getattr(base, "__annotations__", {})}
+    return [
+        name
+        for base in cls.__mro__
+        if base.__module__ == cls.__module__
+        for name, value in vars(base).items()
+        if not (name.startswith("_") or name in annotated)
+        and not (callable(value) or hasattr(value, "__get__"))
+    ]
+
+
+def lacks_annotation(cls: type, name: str) -> str:
+    """What to say of a name of `unannotated`."""
+    value = getattr(cls, name)
+    return (
+        f"{cls.__name__}.{name} is no field, so no config can set it; write `{name}: "
+        f"{type(value).__name__} = {shown(value)}`, or `ClassVar[...]` for a constant"
+    )
+
+
 def installed(kind: str) -> list[EntryPoint]:
     """The entry points by which installed distributions offer plugins of a kind."""
     return list(entry_points(group=f"sau_bench.{kind}"))
@@ -148,6 +173,8 @@ def _check_names(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
     accepted = {f.name: f for f in fields(cls)}
     for name, value in values.items():
         if name not in accepted:
+            if name in unannotated(cls):
+                raise InputError(f"{what}: {lacks_annotation(cls, name)}")
             raise InputError(
                 f"{what}: unknown field {shown(name)}; accepted: {listed(accepted)}"
                 f"{nearest(str(name), accepted)}"

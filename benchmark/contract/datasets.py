@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from sau_bench.benchmark.contract.rules import require
-from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.data import Dataset, Task
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.plugin import plugin_name
+from sau_bench.benchmark.rules import described, require
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -19,6 +19,8 @@ def check_dataset(dataset: Dataset) -> None:
         named = f"fetch {plugin_name(dataset)}" in str(error)
         require(named, "a missing dataset names the command that makes it", str(error))
         return
+    detail = f"`__call__` returned {described(task)}; write `return Task(train, test)`"
+    require(isinstance(task, Task), "a dataset returns its two splits", detail)
     for split in (task.train, task.test):
         good = split.x.dtype == torch.uint8 and split.x.shape == (len(split), *dataset.shape)
         require(good, "images are uint8 tensors of the declared shape", str(split.x.shape))
