@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,8 @@ def import_file(path: Path) -> ModuleType:
     package = BY_PATH + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     name = f"{package}.{path.stem}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path, loader=_Exact(name, str(path)))
+        loader = _Exact(name, os.path.abspath(path))
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module

@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from sau_bench.benchmark.cli.run import seconds
+from sau_bench.benchmark.cli.options import seconds
 from sau_bench.benchmark.errors import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ from typing import Any
 from sau_bench.benchmark.cache.checksums import faults
 from sau_bench.benchmark.cache.claims import Claims
 from sau_bench.benchmark.cache.clean import delete, jobs, open_cache, titles, unused
+from sau_bench.benchmark.cli.options import example_of
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.standins import without_torch
 
@@ -23,14 +24,18 @@ BAD = 1
 def add_cache(verbs: argparse._SubParsersAction[Any]) -> None:
     """Add the verb with its actions."""
     text = "list the job folders, compare them with their checksums, delete unused ones"
-    actions = verbs.add_parser("cache", help=text, description=text).add_subparsers(
+    example = example_of("cache gc configs/cifar10_cpu.yaml --delete")
+    actions = verbs.add_parser("cache", help=text, description=text, epilog=example).add_subparsers(
         required=True, metavar="ACTION"
     )
 
     def action(
         name: str, function: Callable[[argparse.Namespace], int], text: str, *, configs: bool
     ) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        example = example_of(f"cache {name}" + " configs/cifar10_cpu.yaml" * configs)
+        sub: argparse.ArgumentParser = actions.add_parser(
+            name, help=text, description=text, epilog=example
+        )
         sub.set_defaults(verb=function)
         if configs:
             default = "what counts as used (default: all of configs/)"
