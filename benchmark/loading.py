@@ -220,7 +220,8 @@ def _the_class(kind: str, module: ModuleType, where: str) -> type[Plugin]:
     base = _base(kind)
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
-            _check_imports(value, where)
+            if advice := _plain_base(value):
+                raise InputError(f"{where}: {advice}")
             if issubclass(value, base) and value is not base:
                 return _complete(kind, value, where)
             other = next((k for k in KINDS if issubclass(value, _base(k))), None)
@@ -234,19 +235,26 @@ def _the_class(kind: str, module: ModuleType, where: str) -> type[Plugin]:
     )
 
 
-def _check_imports(cls: type, where: str) -> None:
-    """Refuse a class whose base was imported by a plain name: it is another class.
+def no_plugin(file: str) -> str:
+    """What is wrong with a file that `kinds_of` finds no plugin in."""
+    module = import_file(Path(file))
+    for value in vars(module).values():
+        if isinstance(value, type) and (advice := _plain_base(value)):
+            return f"{file}: {advice}"
+    names = [f"{base.rpartition(':')[2]} ({base.rpartition(':')[0]})" for base in BASES.values()]
+    return f"{file} defines no plugin; accepted: one class derived from {', '.join(names)}"
 
-    Raises:
-        InputError: names the import that is right.
-    """
+
+def _plain_base(cls: type) -> str:
+    """What to write where a base of a class was imported by a plain name: it is another class."""
     for base in cls.__mro__:
         if f"sau_bench.{base.__module__}:{base.__qualname__}" in BASES.values():
-            raise InputError(
-                f"{where}: {cls.__qualname__} derives from {base.__module__}.{base.__qualname__}, "
-                "which is another class when it is imported so; write "
+            return (
+                f"{cls.__qualname__} derives from {base.__module__}.{base.__qualname__}, which is "
+                "another class when it is imported so; write "
                 f"`from sau_bench.{base.__module__} import {base.__qualname__}`"
             )
+    return ""
 
 
 def _complete(kind: str, cls: type[Plugin], where: str) -> type[Plugin]:

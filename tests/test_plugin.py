@@ -352,10 +352,11 @@ def test_a_name_that_two_plugins_have_is_refused_with_both_owners(install):
 
 def test_a_broken_installed_plugin_costs_its_line_of_the_list(install):
     install("theirs", "theirs", "import no_such_module", "theirs = theirs", "ft = theirs")
-    lines = {line.partition(":")[0]: line for line in describe("defenses")}
+    entries = "\n".join(describe("defenses")).replace("\n  ", " ").splitlines()
+    lines = {entry.partition(":")[0]: entry for entry in entries}
     assert "broken" in lines["theirs"] and "no_such_module" in lines["theirs"]
     assert "broken" in lines["ft"] and "defenses/ft.py" in lines["ft"]
-    assert lines["sau"].startswith("sau: SAU (lambda_1=1.0")
+    assert lines["sau"].startswith("sau: SAU, arXiv 2307.10562 Find") and "eps=0.2" in lines["sau"]
     assert len(lines) == len(plugin_names("defenses"))
 
 

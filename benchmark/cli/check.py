@@ -84,13 +84,12 @@ def verdict(name: str, kind: str | None) -> Verdict:
 
 def _checked(name: str, kind: str | None) -> Verdict:
     from sau_bench.benchmark import contract
-    from sau_bench.benchmark.loading import load
+    from sau_bench.benchmark.loading import load, no_plugin
     from sau_bench.benchmark.rules import BrokenRule, file_of
 
     where = str(Path(name).resolve()) if name.endswith(".py") else name
-    if kind is None:  # says what is wrong with its base, or that there is no plugin at all
-        load("defenses", where)
-    assert kind is not None
+    if kind is None:
+        raise InputError(no_plugin(where))
     cls, start = load(kind, where), time.perf_counter()
     file = file_of(cls)
     try:
