@@ -69,7 +69,11 @@ def one_cell(config: Path, only: Sequence[str], flag: str = "only") -> Cell:
         for table in make_tables(config)
         for victim, defended in table.grid.cells()
     ]
-    found = list({cell.job: cell for cell in reversed(cells) if cell.is_called(names)}.values())
+    by_job: dict[AttackJob | DefenseJob, Cell] = {}
+    for cell in cells:
+        if cell.is_called(names):
+            by_job.setdefault(cell.job, cell)
+    found = list(by_job.values())
     if len(found) != 1:
         text = f"{shown(', '.join(only), 200)} selects {len(found)} cells, accepted: one"
         raise InputError(text + _differences(found or cells))
@@ -85,7 +89,7 @@ def _differences(cells: Sequence[Cell]) -> str:
     """What to choose from: the labels of the axes in which cells differ."""
     parts = []
     for axis in AXES:
-        labels = list(dict.fromkeys(str(cell.place[axis]) for cell in reversed(cells)))
+        labels = list(dict.fromkeys(str(cell.place[axis]) for cell in cells))
         if len(labels) > 1:
             parts.append(f"; {axis}: {listed(labels)}")
     return "".join(parts)

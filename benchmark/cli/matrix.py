@@ -25,18 +25,22 @@ class Matrix:
 
         columns = list(next(iter(self.states.values()), {UNDEFENDED: ""}))
         widths = {c: width_of([c, *(row[c] for row in self.states.values())]) for c in columns}
-        first = width_of(["attack", *self.states])
-        groups, room = [[columns[0]]], width - first - widths[columns[0]]
+        attacks = width_of(["attack", *self.states])
+        whole = width - 1 - attacks  # 1: the border on the right
+        groups, room = [[columns[0]]], whole - widths[columns[0]]
         for column in columns[1:]:
             if room < widths[column]:
                 groups.append([])
-                room = width - first
+                room = whole
             groups[-1].append(column)
             room -= widths[column]
         made = []
         for group in groups:
             title = self.title if group is groups[0] else f"{self.title}, continued"
-            table = Table("attack", *map(cut, group), title=title, title_justify="left")
+            table = Table(title=title, title_justify="left")
+            table.add_column("attack", width=attacks - 3)
+            for column in group:  # rich would cut long words in two before it wraps short ones
+                table.add_column(cut(column), width=widths[column] - 3)
             for attack, row in self.states.items():
                 table.add_row(cut(attack), *(row[column] for column in group))
             made.append(table)
@@ -56,5 +60,5 @@ def cut(label: str) -> str:
 
 
 def width_of(texts: Iterable[str]) -> int:
-    """The width of a column, with a border and its padding: texts are wrapped between words."""
+    """The width of a column, with a border and padding: texts are wrapped between words."""
     return 3 + min(WORD, max((len(word) for text in texts for word in text.split()), default=0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
 import json
 import pickle
 import sys
@@ -40,7 +41,11 @@ def check(kind: str, cls: type[Plugin]) -> Sequence[str]:
         BrokenRule: the first rule it breaks.
     """
     with counted() as rules:
-        plugin = _check_class(kind, cls)
+        try:
+            plugin = _check_class(kind, cls)
+        except BrokenRule as broken:
+            broken.line = broken.line or inspect.getsourcelines(cls)[1]
+            raise
         checks: dict[str, Callable[[Any], None]] = {
             "attacks": check_attack,
             "defenses": check_defense,
