@@ -55,11 +55,10 @@ def manners(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _unchanged(changed: list[str]) -> Iterator[None]:
-    """Inside the block the process is as a job begins, and after it as before.
+    """Inside the block and after it the process is as a job begins.
 
     changed: gets the names of what the block left changed.
     """
-    outside = leaks.take()
     set_arithmetic()
     quiet = logging.NullHandler()  # without any handler, logging writes warnings to the terminal
     logging.getLogger().addHandler(quiet)
@@ -67,9 +66,9 @@ def _unchanged(changed: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        now = leaks.take()
-        changed += leaks.differing(before, now)
-        leaks.put(outside, leaks.differing(outside, now))
+        changed += leaks.differing(before, leaks.take())
+        leaks.put(before, changed)
+        logging.getLogger().removeHandler(quiet)
 
 
 def _line(file: Path) -> int | None:

@@ -303,7 +303,7 @@ def test_status_of_a_complete_grid(finished, capsys, monkeypatch):
     config, results = finished
     assert cli.main(["status", str(config), "--results", str(results)]) == 0
     out = capsys.readouterr().out
-    assert out.count("done") == 2 and "missing" not in out
+    assert out.count("│ done") == 2 and "missing" not in out
 
 
 def test_report_needs_neither_torch_nor_the_cache(finished, tmp_path):
@@ -430,7 +430,7 @@ def test_failures_are_recorded_and_cost_only_what_depends_on_them(
     assert cli.main(["status", str(config), "--results", str(results)]) == 1
     out = capsys.readouterr().out
     table, why = out.split("the trigger is broken")[0], out
-    assert table.count("blocked") == 2 and table.count("done") == 2
+    assert table.count("blocked") == 2 and table.count("│ done") == 2
     assert "the trigger is broken" in why and "the second round is broken" in why
     # Recorded failures are not tried again, and the exit status still says so.
     assert run(config, results) == 1
@@ -587,7 +587,7 @@ def without_torch(*argv):
 def test_status_needs_neither_torch_nor_data_and_knows_the_keys(finished, tmp_path, monkeypatch):
     config, results = finished
     status, lines = without_torch("status", config, "--results", results)
-    assert status == 0 and sum(line.count("done") for line in lines) == 2
+    assert status == 0 and sum(line.count("│ done") for line in lines) == 2
     every = {"attacks": plugin_names("attacks"), "defenses": plugin_names("defenses")}
     every |= {"datasets": ["cifar10", "gtsrb"], "models": ["preact_resnet18", "timm:resnet18"]}
     every["attacks"].remove("multi")  # it shares a label with its parts
