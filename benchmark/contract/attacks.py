@@ -15,7 +15,7 @@ from torch import Tensor
 from sau_bench.attacks.base import Attack, Trigger, make_asset, stamped, triggers_of, wanted_of
 from sau_bench.benchmark.checkpoint import checkpoints
 from sau_bench.benchmark.contract.world import World, make_world, same_weights
-from sau_bench.benchmark.rules import UNTOUCHED, check_trigger, require
+from sau_bench.benchmark.rules import SEED, UNTOUCHED, check_trigger, require, seed_changed
 from sau_bench.benchmark.train import Recipe
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ def _attack(attack: Attack, asset: Mapping[str, Tensor]) -> tuple[Trigger, World
     rows = attack.draw(world.train.y, seed=0)
     trigger = attack(world.model, world.train, rows, RECIPE, asset)
     check_trigger(trigger, len(attack.parts), triggers_of(trigger))
+    require(not seed_changed(0), SEED, "it calls torch.manual_seed")
     same = torch.equal(x, world.train.x) and torch.equal(y, world.train.y)
     require(same, UNTOUCHED, "it changed `train.x` or `train.y`; work on a copy, `train.x.clone()`")
     return trigger, world

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from sau_bench.benchmark.contract.world import World, make_world
-from sau_bench.benchmark.rules import UNTOUCHED, BrokenRule, check_steps, require, yielded
+from sau_bench.benchmark.rules import (
+    SEED,
+    UNTOUCHED,
+    BrokenRule,
+    check_steps,
+    require,
+    seed_changed,
+    yielded,
+)
 from sau_bench.benchmark.train import Recipe, train_model
 from sau_bench.defenses.base import Defense, NotApplicable
 
@@ -26,6 +34,7 @@ def _run_defense(defense: Defense) -> tuple[list[Tensor], World]:
         with torch.no_grad():
             outputs.append(copy.deepcopy(model).eval()(world.test.floats()))
     same = torch.equal(before[0], world.train.x) and torch.equal(before[1], world.train.y)
+    require(not seed_changed(0), SEED, "it calls torch.manual_seed")
     require(same, UNTOUCHED, "it changed `data.x` or `data.y`; work on a copy, `data.x.clone()`")
     return outputs, world
 

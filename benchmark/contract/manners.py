@@ -45,10 +45,10 @@ def manners(file: Path) -> Iterator[None]:
                 wrapped = seeded.wrapped(getattr(owner, name), f"{owner.__name__}.{name}")
                 stack.enter_context(patch.object(owner, name, wrapped))
             yield
-    finally:  # before whatever went wrong under the changed state
+    finally:  # before whatever has gone wrong for these reasons
+        detail = f"it calls {seeded.name}; draw from the generator as it is"
+        require(seeded.line is None, SEED, detail, seeded.line)
         require(not changed, GLOBAL_STATE, f"it left changed: {', '.join(changed[:5])}")
-    detail = f"it calls {seeded.name}; draw from the generator as it is" if seeded.line else ""
-    require(seeded.line is None, SEED, detail, seeded.line)
     detail = f"it printed {shown(ear.text)}; use `logging` or `benchmark.notes.note`"
     require(not ear.text, "a plugin prints nothing", detail, ear.line)
 

@@ -355,6 +355,18 @@ def test_a_generator_of_models_is_refused_with_what_to_do_instead(tmp_path):
         ("defenses", defense("torch.seed(); yield model"), "torch.seed", "torch.seed"),
         (
             "defenses",
+            "from torch import manual_seed\n" + defense("manual_seed(5); yield model"),
+            "calls torch.manual_seed",
+            None,
+        ),
+        (
+            "attacks",
+            TRAINING.format(body=f"torch.manual_seed(5); {TRAIN}; return self.trigger"),
+            "calls torch.manual_seed",
+            "torch.manual_seed",
+        ),
+        (
+            "defenses",
             defense("import numpy; numpy.random.seed(1); yield model"),
             "numpy.random.seed",
             "numpy.random",
