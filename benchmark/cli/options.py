@@ -8,11 +8,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.shipped import find_config
 
 
 def add_config(parser: argparse.ArgumentParser, *, cache: bool) -> None:
     """The config and where its results are; `cache`: where its jobs are, and a part of them."""
-    parser.add_argument("config", nargs="?", type=Path, default=Path("configs/quickstart.yaml"))
+    parser.add_argument(
+        "config",
+        nargs="?",
+        type=find_config,
+        default="quickstart",
+        help="a YAML file, or the name of a config that is shipped (default: quickstart)",
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), help="output folder")
     if cache:
         parser.add_argument("--cache", type=Path, help="job folders (default: RESULTS/cache)")

@@ -9,14 +9,14 @@ import torch
 from sau_bench.benchmark.contract.rules import require
 from sau_bench.benchmark.data import Dataset
 from sau_bench.benchmark.errors import InputError
-from sau_bench.benchmark.plugin import plugin_name
+from sau_bench.benchmark.plugin import config_name
 
 
 def check_dataset(dataset: Dataset) -> None:
     try:
         task = dataset(Path("no-such-folder"))
     except InputError as error:
-        named = f"fetch {plugin_name(dataset)}" in str(error)
+        named = f"fetch {config_name(type(dataset))}" in str(error)
         require(named, "a missing dataset names the command that makes it", str(error))
         return
     for split in (task.train, task.test):
