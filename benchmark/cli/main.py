@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(
                 f"unknown verb {words[0]!r}; accepted: {', '.join(VERBS)}{nearest(words[0], VERBS)}"
             )
-        arguments = _parser().parse_args(words)
+        arguments = make_parser().parse_args(words)
         return int(arguments.verb(arguments))
     except InputError as error:
         print(f"error: {printable(one_line(error), LINE)}", file=sys.stderr)
@@ -74,7 +74,8 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
     parser = _Parser(prog=command(), description="Reference benchmark of backdoor defenses.")
     parser.add_argument("--version", action="version", version=f"sau-bench {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")

@@ -26,12 +26,16 @@ class Installed:
     bin: Path
 
     def run(self, *command, cwd):
-        """The finished process of a command that sees nothing of this clone."""
+        """The finished process of a command that sees nothing of this clone but what is copied.
+
+        In scripts, `EXAMPLES` and `COMMITTED` are its folders of examples and of results.
+        """
         outside = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SAU_BENCH"))}
-        path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        outside |= {"EXAMPLES": str(ROOT / "examples"), "COMMITTED": str(ROOT / "results")}
+        outside |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"}
         return subprocess.run(
             [str(part) for part in command],
-            env=outside | {"PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+            env=outside | {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"},
             cwd=cwd,
             capture_output=True,
             text=True,
