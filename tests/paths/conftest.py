@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "sau_bench", "results/paper", "configs")
 SOURCES += ("attacks", "benchmark", "defenses", "models")
 """All that a wheel is made of."""
@@ -25,7 +26,12 @@ class Installed:
     wheel: Path
     bin: Path
 
-    def run(self, *command, cwd):
+    def package(self, tree, target):
+        """Install a package that depends on the wheel into a folder."""
+        alone = ("--no-deps", "--no-build-isolation", "--no-index")
+        subprocess.run([*PIP, "install", *alone, "--target", target, tree], check=True)
+
+    def run(self, *command, cwd, **environment):
         """The finished process of a command that sees nothing of this clone but what is copied.
 
         In scripts, `EXAMPLES` and `COMMITTED` are its folders of examples and of results.
@@ -35,7 +41,7 @@ class Installed:
         outside |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"}
         return subprocess.run(
             [str(part) for part in command],
-            env=outside | {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"},
+            env=outside | {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"} | environment,
             cwd=cwd,
             capture_output=True,
             text=True,
@@ -55,13 +61,12 @@ def installed(tmp_path_factory):
             shutil.copytree(source, target, symlinks=True, ignore=unused)
         else:
             shutil.copyfile(source, target)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    make = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, tree]
+    make = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, tree]
     subprocess.run(make, check=True)
     (wheel,) = folder.glob("*.whl")
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
-    install = [*pip, "--python", python, "install", "--no-deps", "--no-index", wheel]
+    install = [*PIP, "--python", python, "install", "--no-deps", "--no-index", wheel]
     subprocess.run(install, check=True)
     # Behind the environment's own packages: this clone's are not found, as files of this kind are
     # not read in folders that another one names.

@@ -62,6 +62,21 @@ def test_the_command_is_the_whole_software(installed, project):
     assert bench.returncode == 2 and "measurements/ of a clone" in bench.stderr
 
 
+def test_a_package_offers_its_attack_by_an_entry_point(installed, tmp_path):
+    tree = shutil.copytree(ROOT / "examples" / "package", tmp_path / "package")
+    installed.package(tree, tmp_path / "packages")
+    config = tmp_path / "mine.yaml"
+    config.write_text("datasets: [digits]\nmodels: [small_cnn]\nattacks: [dimming]\n")
+
+    def run(*argv):
+        packages = str(tmp_path / "packages")
+        return installed.run("sau-bench", *argv, cwd=tmp_path, PYTHONPATH=packages)
+
+    assert "\ndimming: Dimming (" in run("list", "attacks").stdout
+    dry = run("run", config, "--dry-run")
+    assert (dry.returncode, dry.stdout.splitlines()[0]) == (0, "1 jobs: 1 to run, 0 cached")
+
+
 @pytest.mark.parametrize("name", ["quickstart", "cifar10_cpu"])
 def test_a_report_of_committed_rows_is_the_committed_one(installed, project, name):
     """Published cells, names of plugins and configs: all that a report needs is in the wheel."""
