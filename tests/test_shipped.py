@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sau_bench.benchmark import shipped
+from sau_bench.benchmark.cli import bench
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.published import read_paper
 from sau_bench.benchmark.shipped import command, config_names, find_config
@@ -17,6 +18,7 @@ def test_the_folders_of_this_clone_are_shipped():
     assert shipped.CONFIGS.resolve() == ROOT / "configs"
     assert shipped.PAPER.resolve() == ROOT / "results" / "paper"
     assert read_paper() is not None
+    assert (bench.ROOT / "measurements" / "bench").is_dir()
 
 
 def test_every_config_has_a_name(monkeypatch):
