@@ -237,7 +237,7 @@ def test_missing_cifar10_names_the_command_that_makes_it(tmp_path):
 
 
 def test_damaged_cifar10_names_the_command_that_makes_it(batches):
-    with pytest.raises(InputError, match=r"damaged.*python run_grid\.py fetch cifar10 --data"):
+    with pytest.raises(InputError, match=r"damaged.*sau-bench fetch cifar10 --data"):
         Cifar10()(batches[0])
 
 
