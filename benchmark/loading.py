@@ -11,7 +11,8 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -68,7 +69,7 @@ def load(kind: str, name: str) -> type[Plugin]:
     known = plugin_names(kind)
     raise InputError(
         f"unknown {kind[:-1]} {shown(name)}; accepted: {listed(known)}, "
-        f"or the path of a .py file{nearest(name, known)}"
+        f"or the path of a .py file{_argument_of(kind, name, known) or nearest(name, known)}"
     )
 
 
@@ -138,6 +139,19 @@ def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
     plugin: Plugin = construct(cls, values, what)
     _check_usable(plugin, what)
     return plugin
+
+
+def _argument_of(kind: str, value: str, known: Sequence[str]) -> str:
+    """`; did you mean 'timm:resnet18'?` if a plugin takes this value behind a colon.
+
+    known: names of plugins.
+    """
+    for name in known:
+        spec = f"{name}:{value}"
+        with suppress(InputError):
+            if load(kind, name).argument is not None and build(kind, spec):
+                return f"; did you mean {spec!r}?"
+    return ""
 
 
 def _argument(cls: type[Plugin]) -> str:

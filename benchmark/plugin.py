@@ -70,6 +70,16 @@ def plugin_name(plugin: Plugin) -> str:
     return type(plugin).__module__.rsplit(".", 1)[-1]
 
 
+def config_name(cls: type) -> str:
+    """How a config names a plugin class: by path, entry point, or the name of a built-in file."""
+    module = cls.__module__
+    if is_by_path(module):
+        return inspect.getfile(cls)
+    entries = (entry for kind in KINDS for entry in installed(kind))
+    names = [e.name for e in entries if e.module == module and e.attr in ("", cls.__qualname__)]
+    return names[0] if names else module.rsplit(".", 1)[-1]
+
+
 def origin(cls: type) -> dict[str, str]:
     """What tells a class from outside the tree from a built-in one of the same name and fields.
 

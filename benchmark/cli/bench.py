@@ -10,7 +10,8 @@ from pathlib import Path
 from sau_bench.benchmark.cli.options import seconds
 from sau_bench.benchmark.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+"""The top level of a clone; of an installed package nothing."""
 
 
 def bench(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The verb `cache` of the command line: `python run_grid.py cache ls|verify|gc`."""
+"""The verb `cache` of the command line: `cache ls|verify|gc`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sau_bench.benchmark.cache.claims import Claims
 from sau_bench.benchmark.cache.clean import delete, jobs, open_cache, titles, unused
 from sau_bench.benchmark.cli.options import example_of
 from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.shipped import find_config
 from sau_bench.benchmark.standins import without_torch
 
 BAD = 1
@@ -39,7 +40,7 @@ def add_cache(verbs: argparse._SubParsersAction[Any]) -> None:
         sub.set_defaults(verb=function)
         if configs:
             default = "what counts as used (default: all of configs/)"
-            sub.add_argument("configs", nargs="*", type=Path, metavar="CONFIG", help=default)
+            sub.add_argument("configs", nargs="*", type=find_config, metavar="CONFIG", help=default)
         sub.add_argument("--cache", type=Path, default=Path("results/cache"), help="job folders")
         return sub
 

@@ -1,4 +1,4 @@
-"""The command line: `python run_grid.py VERB`."""
+"""The command line: `sau-bench VERB`, or `python run_grid.py VERB` in a clone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from sau_bench import __version__
 from sau_bench.benchmark.cli.bench import add_bench, bench
 from sau_bench.benchmark.cli.cache import add_cache
 from sau_bench.benchmark.cli.check import add_check, check
@@ -22,10 +23,13 @@ from sau_bench.benchmark.cli.status import status
 from sau_bench.benchmark.cli.terminate import Terminated, ignore_signals
 from sau_bench.benchmark.cli.why import add_why, why
 from sau_bench.benchmark.errors import InputError, nearest, one_line, printable
+from sau_bench.benchmark.shipped import command
 
 VERBS = (
     "run", "status", "why", "report", "show", "new", "check", "list", "fetch", "cache", "bench"
 )  # fmt: skip
+TOP = ("-h", "--help", "--version")
+"""Options in place of a verb; what else begins so belongs to `run`."""
 LINE = 2_000
 """Characters of an error."""
 INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -35,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 fine, 1 incomplete, 2 bad input."""
     _print_anything()
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+    if not words or (words[0].startswith("-") and words[0] not in TOP):
         words.insert(0, "run")
     try:
         if not words[0].startswith("-") and words[0] not in VERBS:
             raise InputError(
                 f"unknown verb {words[0]!r}; accepted: {', '.join(VERBS)}{nearest(words[0], VERBS)}"
             )
-        arguments = _parser().parse_args(words)
+        arguments = make_parser().parse_args(words)
         return int(arguments.verb(arguments))
     except InputError as error:
         print(f"error: {printable(one_line(error), LINE)}", file=sys.stderr)
@@ -75,8 +79,10 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="run_grid.py", description="Reference benchmark of backdoor defenses.")
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(prog=command(), description="Reference benchmark of backdoor defenses.")
+    parser.add_argument("--version", action="version", version=f"sau-bench {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(

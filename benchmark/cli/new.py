@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sau_bench.benchmark.cli.options import kind_of
 from sau_bench.benchmark.errors import InputError, shown
+from sau_bench.benchmark.shipped import command
 from sau_bench.benchmark.standins import without_torch
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -39,8 +40,8 @@ def new(arguments: argparse.Namespace) -> int:
     grid = shlex.quote(str(file.with_suffix(".yaml")))
     config = shlex.quote(json.dumps(CONFIG | {arguments.kind: [str(file)]}))
     print(f"wrote {file}, which works as it is: change what it does. Then test it, and run it")
-    print(f"  python run_grid.py check {shlex.quote(str(file))}")
-    print(f"  echo {config} > {grid} && python run_grid.py run {grid}")
+    print(f"  {command()} check {shlex.quote(str(file))}")
+    print(f"  echo {config} > {grid} && {command()} run {grid}")
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sau_bench.benchmark.errors import InputError, nearest, printable
+from sau_bench.benchmark.shipped import command, find_config
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 LONGEST = 10 * 365 * 24 * 3600
@@ -51,16 +52,22 @@ def seconds(text: str, flag: str) -> float:
 
 def example_of(arguments: str) -> str:
     """The last line of the help of a verb."""
-    return f"example: python run_grid.py {arguments}"
+    return f"example: {command()} {arguments}"
 
 
 def add_config(parser: argparse.ArgumentParser, *, cache: bool, only: bool = True) -> None:
     """The config and where its results are; `cache`: where its jobs are; `only`: a part of them."""
-    default = Path("configs/quickstart.yaml")
+    what = "a YAML file, or the name of a config that is shipped"
     if only:
-        parser.add_argument("config", nargs="?", type=Path, default=default)
+        parser.add_argument(
+            "config",
+            nargs="?",
+            type=find_config,
+            default="quickstart",
+            help=f"{what} (default: quickstart)",
+        )
     else:  # other arguments follow
-        parser.add_argument("config", type=Path)
+        parser.add_argument("config", type=find_config, help=what)
     parser.add_argument("--results", type=Path, default=Path("results"), help="output folder")
     if cache:
         parser.add_argument("--cache", type=Path, help="job folders (default: RESULTS/cache)")

@@ -437,7 +437,7 @@ def test_failures_are_recorded_and_cost_only_what_depends_on_them(
     assert "started" not in capsys.readouterr().out
 
 
-MISSING = "python run_grid.py fetch cifar10"
+MISSING = "sau-bench fetch cifar10"
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ def test_what_is_written_keeps_its_contract_and_runs_in_the_grid_that_is_printed
     assert kinds_of("my_plugin_2.py") == [kind]
     assert contract.check(kind, cls)
     _, first, second = out.splitlines()
-    assert shlex.split(first) == ["python", "run_grid.py", "check", "my_plugin_2.py"]
+    assert shlex.split(first) == ["sau-bench", "check", "my_plugin_2.py"]
     echo, config, *rest = shlex.split(second)
     assert (echo, rest[:3]) == ("echo", [">", "my_plugin_2.yaml", "&&"])
-    assert rest[3:] == ["python", "run_grid.py", "run", "my_plugin_2.yaml"]
+    assert rest[3:] == ["sau-bench", "run", "my_plugin_2.yaml"]
     (tmp_path / "my_plugin_2.yaml").write_text(config)
     assert yaml.safe_load(config)[kind] == ["my_plugin_2.py"]
     assert len(list(make_grid(read(tmp_path / "my_plugin_2.yaml")).cells())) == 2
