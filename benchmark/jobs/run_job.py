@@ -30,7 +30,7 @@ from sau_bench.benchmark.jobs.weights import Kept, restore, steps_of
 from sau_bench.benchmark.metrics import Poisoned, predict, score, share
 from sau_bench.benchmark.notes import note
 from sau_bench.benchmark.process import spoil
-from sau_bench.benchmark.rows import Row
+from sau_bench.benchmark.rows import REJECTED_COLUMNS, Row
 from sau_bench.defenses.base import NotApplicable
 from sau_bench.models.classifier import Classifier
 
@@ -271,7 +271,7 @@ def _changed(before: Images, after: Images) -> Tensor:
 
 def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     defense, task, device = job.defense, run.task, run.device
-    model, tensors = load_victim(job.victim, store, device)
+    victim, tensors = load_victim(job.victim, store, device)
     test = task.test.to(device)
     triggered = Images(tensors["test.x"], tensors["test.y"], test.flips)
     poisoned = Poisoned(triggered, tensors["test.wanted"], tensors["test.part"])
@@ -281,12 +281,16 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
     if defense.uses == "clean":
         rows = draw_clean(len(task.train), job.clean_ratio, job.victim.seed)
         data = task.train[rows].to(device)
-        common["own_acc_before"] = share(predict(model, data) == data.y)
-        model.train()  # as every defense gets it
-    else:
+        common["own_acc_before"] = share(predict(victim, data) == data.y)
+    elif defense.uses == "train":
         data = run.until_end.enter_context(_poisoned(task.train.to(device), tensors))
-    probes = [_PROBES[name](job.victim, model, test) for name in job.probes]
-    kept = Kept(model) if job.keep else None
+    else:
+        data = task.train[torch.arange(0)].to(device)
+    probes = [_PROBES[name](job.victim, victim, test) for name in job.probes]
+    kept = Kept(victim) if job.keep else None
+    model = victim if defense.starts == "victim" else make_model(job.victim, device)
+    model.train()  # as every defense gets it
+    rejection = model.num_classes if defense.rejects else None
     clock = Clock(device)
 
     def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:
@@ -296,7 +300,7 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
                 # Drawn again: the method may have changed the images that it was handed.
                 known = task.train[rows].to(device)
                 row["own_acc"] = share(predict(model, known) == known.y)
-            row |= score(model, test, poisoned)
+            row |= score(model, test, poisoned, rejection)
             for probe in probes:
                 row |= probe(model)
             if kept and defense.yields == "candidates":
@@ -320,6 +324,9 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
         scored.append(measure(*pending))
     if not scored:
         raise RuntimeError(f"{defense.label} yielded no model")
+    if defense.rejects and defense.yields == "rounds":
+        shares = (100 * scored[-1][name] for name in REJECTED_COLUMNS)
+        note("rejected %.1f %% of clean and %.1f %% of triggered test images", *shares)
     if kept:
         if defense.yields == "rounds":
             kept.add(step, defended)

@@ -215,6 +215,7 @@ BAD = {
         "attacks",
         attack("return 1 - x", "def relabel(self, y, num_classes): return y + num_classes"),
     ),
+    "a defense declares its kind": ("defenses", defense("yield model", "uses = 'everything'")),
     "candidates are pairs of a setting and a model": (
         "defenses",
         defense("yield model", "yields = 'candidates'"),

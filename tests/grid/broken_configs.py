@@ -50,7 +50,14 @@ ZERO = {
     *(("anp", name) for name in ("eps", "alpha", "lr", "momentum", "thresholds")),
     *(("sau", f"lambda_{i}") for i in range(1, 5)),
     *(("i_bau", name) for name in ("eta", "inner_lr", "l2", "lr")),
-    *(("nc", "betas"), ("nad", "betas"), ("ep", "u"), ("at", "clean_weight"), ("", "seeds")),
+    *(
+        ("nc", "betas"),
+        ("nad", "betas"),
+        ("ep", "u"),
+        ("clp", "u"),
+        ("at", "clean_weight"),
+        ("", "seeds"),
+    ),
 }
 """Fields that may be 0, by owner; `target` may be everywhere."""
 OPTIONAL = {"period", "betas", "stages", "effective_acc"}
