@@ -107,6 +107,10 @@ def check_attack(dataset: Dataset, attack: Attack, recipe: Recipe) -> None:
                 f"{dataset.train_size:,} training images of {dataset.name}"
             )
         total += poisoned
+    if len(attack.parts) > 1 and any(part.from_files for part in attack.parts):
+        raise InputError(
+            f"attack {name}: a part of it must not be an attack whose images are files"
+        )
     if total > dataset.train_size:
         raise InputError(
             f"attack {name}: its parts poison {total:,} images, {dataset.name} has "

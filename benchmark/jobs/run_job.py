@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from sau_bench.attacks.asset import CleanModel
-from sau_bench.attacks.base import poison_test
+from sau_bench.attacks.base import NoPoisonedSet
 from sau_bench.benchmark import risk
 from sau_bench.benchmark.checkpoint import checkpoints
 from sau_bench.benchmark.cost import Clock, arithmetic, hardware
-from sau_bench.benchmark.data import Dataset, Images, Task, draw_clean
+from sau_bench.benchmark.data import Dataset, Images, Task, draw_clean, replaced
 from sau_bench.benchmark.errors import InputError, listed
 from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from sau_bench.benchmark.jobs.journal import journal
@@ -244,22 +244,29 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
         trigger = attack(model, train, rows, job.recipe, asset)
     task = run.check()
     train = task.train
-    poisoned = poison_test(task.test, attack, trigger, model.num_classes)
+    poisoned = attack.poisoned_test(task.test, trigger, model.num_classes)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {"test.x": poisoned.data.x, "test.y": poisoned.data.y}
+    tensors |= {"test.wanted": poisoned.wanted, "test.part": poisoned.part}
     # Again: what is drawn for the exported set must not depend on how the training was resumed.
     _seed(job.seed)
-    stamped = attack.poisoned_set(train, rows, trigger, model.num_classes, job.recipe.batch_size)
-    task = run.check()
-    train = task.train
-    changed = _changed(train, stamped)
-    draft.write_tensors(
-        "tensors.safetensors",
-        {f"model.{name}": value for name, value in model.state_dict().items()}
-        | {"test.x": poisoned.data.x, "test.y": poisoned.data.y}
-        | {"test.wanted": poisoned.wanted, "test.part": poisoned.part}
-        | {"train.rows": changed, "train.x": stamped.x[changed], "train.y": stamped.y[changed]},
-    )
+    ratio: float | None = len(rows) / len(train)
+    size = job.recipe.batch_size
+    try:
+        stamped = attack.poisoned_set(train, rows, trigger, model.num_classes, size)
+    except NoPoisonedSet as reason:
+        note("%s", reason)
+        task, ratio = run.check(), None
+    else:
+        task = run.check()
+        changed = _changed(task.train, stamped)
+        tensors |= {"train.x": stamped.x[changed], "train.y": stamped.y[changed]}
+        tensors["train.rows"] = changed
+        if attack.from_files:  # which may repeat clean images
+            ratio = len(changed) / len(train)
+    draft.write_tensors("tensors.safetensors", tensors)
     scores = {**score(model, task.test, poisoned), **clock.reading()}
-    return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(train), **scores}]
+    return [{"kind": "victim", "step": 0, "poison_ratio": ratio, **scores}]
 
 
 def _changed(before: Images, after: Images) -> Tensor:
@@ -283,7 +290,12 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
         data = task.train[rows].to(device)
         common["own_acc_before"] = share(predict(victim, data) == data.y)
     elif defense.uses == "train":
-        data = run.until_end.enter_context(_poisoned(task.train.to(device), tensors))
+        if "train.rows" not in tensors:
+            note("the poisoned training set is not known")
+            return [common | {"step": 0, "status": "not applicable"} | Clock(device).reading()]
+        stamped = Images(tensors["train.x"], tensors["train.y"])
+        poisoned_set = replaced(task.train.to(device), tensors["train.rows"], stamped)
+        data = run.until_end.enter_context(poisoned_set)
     else:
         data = task.train[torch.arange(0)].to(device)
     probes = [_PROBES[name](job.victim, victim, test) for name in job.probes]
@@ -345,18 +357,6 @@ def _risk_probe(job: AttackJob, model: Classifier, test: Images) -> Probe:
 
 _PROBES: dict[str, Callable[[AttackJob, Classifier, Images], Probe]] = {"risk": _risk_probe}
 """What makes each probe of `benchmark.rows.PROBES` from the victim and the clean test images."""
-
-
-@contextmanager
-def _poisoned(train: Images, tensors: dict[str, Tensor]) -> Iterator[Images]:
-    """Inside the block the training set is the poisoned one: in place, as in the attack."""
-    rows = tensors["train.rows"]
-    clean = train[rows]
-    try:
-        train.x[rows], train.y[rows] = tensors["train.x"], tensors["train.y"]
-        yield train
-    finally:
-        train.x[rows], train.y[rows] = clean.x, clean.y
 
 
 @contextmanager
