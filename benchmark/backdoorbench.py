@@ -30,6 +30,8 @@ from sau_bench.benchmark.image_files import ImageFiles, sorted_files
 
 RESULT = "attack_result.pt"
 TRAIN, TEST = "bd_train_dataset", "bd_test_dataset"
+DATASETS = {"tiny_imagenet": "tiny"}
+"""What datasets are called there, where they have another name."""
 KEYS = ("model_name", "num_classes", "model", "clean_data", "bd_train", "bd_test")
 
 
@@ -137,26 +139,33 @@ def load_weights(body: nn.Module, result: Result) -> None:
     body.load_state_dict({name: result.weights[theirs] for name, theirs in names.items()})
 
 
-def state(files: ImageFiles, wanted: Sequence[int], size: int, folder: str) -> dict[str, Any]:
+def network_name(plugin: str, names: Mapping[str, str]) -> str:
+    """What a network is called there. plugin: of the architecture. names: of its tensors."""
+    if plugin == "vgg19":
+        return "vgg19_bn" if any("running_mean" in name for name in names) else "vgg19"
+    return plugin.replace("preact_resnet", "preactresnet")
+
+
+def state(
+    rows: Sequence[int], true: Sequence[int], wanted: Sequence[int], size: int, folder: str
+) -> dict[str, Any]:
     """What the `.pt` file says of a split's poisoned images.
 
-    files: with true classes. size: images of the split. folder: of the split, as their code opens
-    it.
+    rows, true, wanted: of each image the row, the class, and the label that the attacker gives it.
+    size: images of the split. folder: of these, as their code opens it.
     """
-    rows = files.rows.numpy()
     indicator = np.zeros(size)
-    indicator[rows] = 1
-    entries = zip(rows.tolist(), files.classes.tolist(), wanted, strict=True)
+    indicator[list(rows)] = 1
     images = {
-        row: {"path": f"{folder}/{true}/{row}.png", "other_info": [goal, true]}
-        for row, true, goal in entries
+        row: {"path": f"{folder}/{label}/{row}.png", "other_info": [goal, label]}
+        for row, label, goal in zip(rows, true, wanted, strict=True)
     }
     container = {"save_folder_path": folder, "data_dict": images, "save_file_format": ".png"}
     return {
         "bd_data_container": container,
         "getitem_all": True,
         "getitem_all_switch": False,
-        "original_index_array": np.arange(size) if folder.endswith(TRAIN) else rows,
+        "original_index_array": np.arange(size) if folder.endswith(TRAIN) else np.array(rows),
         "poison_indicator": indicator,
         "save_folder_path": folder,
     }
@@ -241,8 +250,10 @@ def _load(file: Path) -> Any:
         with torch.serialization.safe_globals(_INERT):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|WeightsUnpickler error: (.+)", str(error))
-        what = f"needs {found[1] or found[2]}" if found else "is no plain pickle"
+        # torch puts pages of advice in front of the reason.
+        reason = one_line(error.__context__ or error)
+        name = re.search(r"GLOBAL ([\w.]+)", reason)
+        what = f"needs {name[1] if name else reason[:120]}"
         raise InputError(
             f"{file} {what}; accepted: tensors, numbers, text, numpy arrays, since anything else "
             "could run code. Where you trust it, load it with weights_only=False, keep images as "

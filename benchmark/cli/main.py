@@ -7,10 +7,12 @@ import errno
 import io
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from sau_bench.benchmark.cli.bench import add_bench, bench
 from sau_bench.benchmark.cli.cache import add_cache
+from sau_bench.benchmark.cli.export import export
 from sau_bench.benchmark.cli.options import add_config, add_data
 from sau_bench.benchmark.cli.plugins import fetch, list_plugins
 from sau_bench.benchmark.cli.report import report
@@ -20,7 +22,7 @@ from sau_bench.benchmark.cli.status import status
 from sau_bench.benchmark.cli.terminate import Terminated, ignore_signals
 from sau_bench.benchmark.errors import InputError, nearest, one_line, printable
 
-VERBS = ("run", "status", "report", "show", "cache", "fetch", "list", "bench")
+VERBS = ("run", "status", "report", "show", "export", "cache", "fetch", "list", "bench")
 LINE = 2_000
 """Characters of an error."""
 INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -118,6 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     showing = verb("show", show, "a contact sheet: clean and poisoned images of each attack")
     add_config(showing, cache=True)
     add_data(showing)
+    exporting = verb("export", export, "victims and triggered images in BackdoorBench's layout")
+    add_config(exporting, cache=True)
+    exporting.add_argument("folder", type=Path, help="a folder for each victim is made below it")
+    add_data(exporting)
     add_cache(verbs)
     fetching = verb("fetch", fetch, "download a dataset")
     fetching.add_argument("dataset")
