@@ -88,7 +88,7 @@ def read_result(folder: Path, digest: str) -> Result:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
             f"{folder / RESULT} is of another form ({type(error).__name__}: {one_line(error)}); "
-            "accepted: bd_train and bd_test with images in files, as written since 2023"
+            "accepted: bd_train and bd_test with images in files, as version 2 writes them"
         ) from None
 
 
