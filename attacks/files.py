@@ -4,7 +4,7 @@ checked against."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +66,23 @@ class FromFiles(Attack):
         Raises:
             InputError: what is wrong with the folder.
         """
+
+    @abstractmethod
+    def replacements(self, train: Images, num_classes: int) -> tuple[Tensor, Images]:
+        """Rows of the training set, int64 (p,), and what stands there in the poisoned one.
+
+        Raises:
+            InputError: what is wrong with the folder.
+            NoPoisonedSet: it does not say.
+        """
+
+    def poisoned_set(
+        self, train: Images, rows: Tensor, trigger: Trigger, num_classes: int, batch_size: int
+    ) -> Images:
+        rows, others = self.replacements(train, num_classes)
+        x, y = train.x.clone(), train.y.clone()
+        x[rows], y[rows] = others.x, others.y
+        return replace(train, x=x, y=y)
 
     def poisoned_test(self, test: Images, trigger: Trigger, num_classes: int) -> Poisoned:
         files, wanted = self.test_files(num_classes)

@@ -40,8 +40,7 @@ class Folder(FromFiles):
         classes = int(y.max()) + 1
         return class_folders(Path(self.folder, TRAIN), classes).rows.to(y.device)
 
-    def poisons(self, train: Images, num_classes: int) -> tuple[Tensor, Images]:
-        """The rows that are replaced, and what by."""
+    def replacements(self, train: Images, num_classes: int) -> tuple[Tensor, Images]:
         files = class_folders(Path(self.folder, TRAIN), num_classes)
         check_rows(files, train, "training", labels=False)
         device = train.y.device
@@ -51,17 +50,9 @@ class Folder(FromFiles):
     def __call__(
         self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
     ) -> Trigger:
-        with replaced(train, *self.poisons(train, model.num_classes)):
+        with replaced(train, *self.replacements(train, model.num_classes)):
             train_model(model, train, recipe)
         return no_trigger
 
     def test_files(self, num_classes: int) -> tuple[ImageFiles, Tensor | None]:
         return class_folders(Path(self.folder, TEST), num_classes), None
-
-    def poisoned_set(
-        self, train: Images, rows: Tensor, trigger: Trigger, num_classes: int, batch_size: int
-    ) -> Images:
-        rows, others = self.poisons(train, num_classes)
-        x, y = train.x.clone(), train.y.clone()
-        x[rows], y[rows] = others.x, others.y
-        return replace(train, x=x, y=y)

@@ -69,15 +69,10 @@ class Imported(FromFiles):
     def test_files(self, num_classes: int) -> tuple[ImageFiles, Tensor | None]:
         return self.result.test.files, self.result.test.wanted
 
-    def poisoned_set(
-        self, train: Images, rows: Tensor, trigger: Trigger, num_classes: int, batch_size: int
-    ) -> Images:
+    def replacements(self, train: Images, num_classes: int) -> tuple[Tensor, Images]:
         if (poisoned := self.result.train) is None:
             raise NoPoisonedSet("the folder has no poisoned training set")
-        files = poisoned.files
+        files, device = poisoned.files, train.y.device
         check_rows(files, train, "training")
-        x, y = train.x.clone(), train.y.clone()
-        rows = files.rows.to(y.device)
-        x[rows] = files.pixels(tuple(x.shape[1:])).to(x.device)
-        y[rows] = poisoned.wanted.to(y.device)
-        return replace(train, x=x, y=y)
+        x = files.pixels(tuple(train.x.shape[1:])).to(device)
+        return files.rows.to(device), replace(train, x=x, y=poisoned.wanted.to(device))
