@@ -32,6 +32,15 @@ Tensors = Mapping[str, Tensor]
 """Tensors by name: an asset."""
 
 
+def no_trigger(x: Tensor) -> Tensor:
+    """The trigger of an attack whose triggered images are files (`Attack.from_files`)."""
+    raise ValueError("the attack's triggered images are files; no other image can be triggered")
+
+
+class NoPoisonedSet(Exception):
+    """The attacker has not handed over the poisoned training set."""
+
+
 @dataclass(frozen=True)
 class Triggers:
     """The triggers of an attack with several parts; called, it is the first."""
@@ -57,6 +66,9 @@ class Attack(Plugin):
 
     clean_label: ClassVar[bool] = False
     """Whether only images of the target class are poisoned, without a change of their labels."""
+    from_files: ClassVar[bool] = False
+    """Whether poisoned images are files and not made by a function: then `poisoned_test` and
+    `poisoned_set` read them, and the trigger is `no_trigger`."""
 
     ratio: float = 0.1
     labels: Literal["all2one", "all2all"] = "all2one"
@@ -163,8 +175,21 @@ class Attack(Plugin):
             trigger: what `__call__` returned.
             num_classes: of the dataset.
             batch_size: of the training.
+
+        Raises:
+            NoPoisonedSet: it is not known, and defenses that need it do not apply.
         """
         return poison(train, rows, self, trigger, num_classes)
+
+    def poisoned_test(self, test: Images, trigger: Trigger, num_classes: int) -> Poisoned:
+        """The triggered test images that are scored, in the order of the test set.
+
+        Args:
+            test: the clean test set. It reaches the attacker's side alone: no defense sees it.
+            trigger: what `__call__` returned.
+            num_classes: of the dataset.
+        """
+        return poison_test(test, self, trigger, num_classes)
 
 
 class DataPoisoning(Attack):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -90,6 +92,19 @@ class Dataset(Plugin):
             f"{self.name} is missing or damaged in {str(root)!r}{reason}; "
             f"make it with: {command()} fetch {config_name(type(self))} --data {root}"
         )
+
+
+@contextmanager
+def replaced(data: Images, rows: Tensor, others: Images) -> Iterator[Images]:
+    """Inside the block some rows are other images, in place, since a copy takes as much memory as a
+    dataset. However the block ends, they are as before.
+    """
+    before = data[rows]
+    try:
+        data.x[rows], data.y[rows] = others.x, others.y
+        yield data
+    finally:
+        data.x[rows], data.y[rows] = before.x, before.y
 
 
 def to_uint8(x: Tensor) -> Tensor:

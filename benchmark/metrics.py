@@ -37,7 +37,7 @@ class Poisoned:
 
 
 def score(
-    model: nn.Module, clean: Images, poisoned: Poisoned | None = None
+    model: nn.Module, clean: Images, poisoned: Poisoned | None = None, rejection: int | None = None
 ) -> dict[str, float | int | str]:
     """Shares in [0, 1] and the counts behind them.
 
@@ -46,6 +46,10 @@ def score(
     and asr_1, racc_1 and so on for the parts. A prediction that is not finite counts as wrong; one
     that is not finite, or the same for all clean images, gives the status "diverged". Without
     poisoned images, acc and its count alone.
+
+    rejection: the class that stands for a rejected image, of a model that may reject. It is no
+    image's label and no attacker's goal, so that a rejected image is wrong and no success; the
+    shares rejected and rejected_poisoned say how many were.
     """
     predicted = predict(model, clean)
     broken = bool((predicted < 0).any() or (predicted == predicted[0]).all())
@@ -63,6 +67,10 @@ def score(
             if len(shares) > 1:
                 scores |= {f"{name}_{number}": value for number, value in enumerate(shares, 1)}
         scores["n_poisoned"] = len(poisoned.data)
+        if rejection is not None:
+            scores["rejected_poisoned"] = share(triggered == rejection)
+    if rejection is not None:
+        scores["rejected"] = share(predicted == rejection)
     return scores | {"status": "diverged" if broken else "ok"}
 
 

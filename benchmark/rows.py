@@ -75,8 +75,8 @@ attack and no defense. key, victim: of the job, and of the job that trained its 
 value: the candidate's setting. select: the selection rule, see `RULES`.
 acc, asr, racc: shares in [0, 1] of n_clean clean and n_poisoned poisoned test images. own_acc: ACC
 on the clean images that the defender holds; own_acc_before: the same of the model before the
-defense. uses: "clean" or "train", the data that the defense is handed. poison_ratio: share of the
-training set that is poisoned. clean_ratio: share that the defender holds clean.
+defense. uses: "clean", "train" or "none", the data that the defense is handed. poison_ratio: share
+of the training set that is poisoned. clean_ratio: share that the defender holds clean.
 status: one of `STATUSES` or `NO_RESULT`. note: what a reader may want to know about the run.
 warning: what is wrong with it. seconds, peak_mib: cost since the start of the job. device,
 versions: where it ran. arithmetic: the precision of the training ("bf16", say), as its recipe
@@ -100,7 +100,11 @@ adversarial risk of the model before the defense, where every adversarial exampl
 
 PROBE_COLUMNS = tuple(column for columns in PROBES.values() for column in columns)
 
-EXTRA_COLUMNS = (*PART_COLUMNS, *PROBE_COLUMNS)
+REJECTED_COLUMNS = ("rejected", "rejected_poisoned")
+"""Shares of clean and of poisoned test images that a model has rejected; only in files that have a
+defense whose models may."""
+
+EXTRA_COLUMNS = (*PART_COLUMNS, *PROBE_COLUMNS, *REJECTED_COLUMNS)
 """The columns, all numbers, that a file has only where something in it needs them."""
 
 SHARES = ("acc", "asr", "racc", "own_acc", "own_acc_before", *EXTRA_COLUMNS)

@@ -185,3 +185,14 @@ def test_peak_memory_is_that_of_the_job_alone():
     high = large.reading()["peak_mib"]
     del block
     assert Clock(torch.device("cpu")).reading()["peak_mib"] < high - 128
+
+
+def test_a_class_of_rejection_is_counted_and_is_nobodys_label():
+    # Five clean images of classes 0, 1, 1, 2, 2; class 3 stands for "rejected".
+    test, answers = numbered([0, 1, 1, 2, 2]), dict(enumerate([0, 1, 3, 2, 3]))
+    answers |= {STAMP + i: c for i, c in enumerate([0, 3, 3, 0, 2])}
+    poisoned = poison_test(test, ALL2ONE, stamp, 3)
+    found = score(Oracle(answers, 4), test, poisoned, rejection=3)
+    assert (found["acc"], found["asr"], found["racc"]) == (3 / 5, 1 / 4, 1 / 4)
+    assert (found["rejected"], found["rejected_poisoned"]) == (2 / 5, 2 / 4)
+    assert not {"rejected", "rejected_poisoned"} & score(Oracle(answers, 4), test, poisoned).keys()

@@ -100,6 +100,7 @@ def test_a_plugin_knows_no_other_plugin():
     shared = {
         "sau_bench.attacks.base",
         "sau_bench.attacks.asset",
+        "sau_bench.attacks.files",
         "sau_bench.defenses.base",
         "sau_bench.defenses.batch_norm",
     }

@@ -7,12 +7,14 @@ import errno
 import io
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from sau_bench import __version__
 from sau_bench.benchmark.cli.bench import add_bench, bench
 from sau_bench.benchmark.cli.cache import add_cache
 from sau_bench.benchmark.cli.check import add_check, check
+from sau_bench.benchmark.cli.export import export
 from sau_bench.benchmark.cli.new import add_new, new
 from sau_bench.benchmark.cli.options import add_config, add_data, example_of, kind_of
 from sau_bench.benchmark.cli.plugins import fetch, list_plugins
@@ -26,7 +28,8 @@ from sau_bench.benchmark.errors import InputError, nearest, one_line, printable
 from sau_bench.benchmark.shipped import command
 
 VERBS = (
-    "run", "status", "why", "report", "show", "new", "check", "list", "fetch", "cache", "bench"
+    "run", "status", "why", "report", "show", "export",
+    "new", "check", "list", "fetch", "cache", "bench",
 )  # fmt: skip
 TOP = ("-h", "--help", "--version")
 """Options in place of a verb; what else begins so belongs to `run`."""
@@ -131,6 +134,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_config(showing, cache=True)
     add_data(showing)
+    exporting = verb(
+        export,
+        "victims and triggered images in BackdoorBench's layout",
+        "export cifar10_cpu --only attack=badnets victims",
+    )
+    add_config(exporting, cache=True)
+    exporting.add_argument("folder", type=Path, help="a folder for each victim is made below it")
+    add_data(exporting)
     add_new(
         verb(
             new,

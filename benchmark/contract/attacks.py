@@ -12,9 +12,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sau_bench.attacks.base import Attack, Trigger, make_asset, stamped, triggers_of, wanted_of
+from sau_bench.attacks.base import (
+    Attack,
+    NoPoisonedSet,
+    Trigger,
+    make_asset,
+    stamped,
+    triggers_of,
+    wanted_of,
+)
 from sau_bench.benchmark.checkpoint import checkpoints
-from sau_bench.benchmark.contract.world import World, make_world, same_weights
+from sau_bench.benchmark.contract.world import World, make_digits, make_world, same_weights
 from sau_bench.benchmark.rules import SEED, UNTOUCHED, check_trigger, require, seed_changed
 from sau_bench.benchmark.train import Recipe
 
@@ -68,6 +76,9 @@ def check_attack(attack: Attack) -> None:
     detail = f"its parameters are {', '.join(parameters)}"
     taken = parameters in (arguments, [*arguments, "loss"])
     require(taken, "an attack takes model, train, rows, recipe, asset", detail)
+    if attack.from_files:
+        _check_files(attack)
+        return
     with torch.enable_grad():
         asset = _asset(attack)
         remade, _ = _interrupted(lambda: _asset(attack))
@@ -108,13 +119,40 @@ def _check_preview(
         require(same, "a preview shows what the trained trigger does")
 
 
+def _check_files(attack: Attack) -> None:
+    """An attack from files: where there are none, it says so, else they are images of the data."""
+    try:
+        attack.check(make_digits(), RECIPE)
+    except ValueError as error:
+        named = "accepted: " in str(error)
+        require(named, "an attack whose files are missing says what is accepted", str(error))
+        return
+    with torch.enable_grad():
+        trigger, world = _attack(attack, {})
+    y, found = world.test.y, [attack.poisoned_test(world.test, trigger, 10) for _ in range(2)]
+    rows = (attack.relabel(y, 10) != y).nonzero()[:, 0]
+    complete = (
+        found[0].data.x.shape == world.test.x[rows].shape
+        and found[0].data.x.dtype == torch.uint8
+        and torch.equal(found[0].data.y, y[rows])
+        and torch.equal(found[0].wanted, attack.relabel(y, 10)[rows])
+    )
+    require(complete, "triggered test images are those of the other classes, in order")
+    repeated = torch.equal(found[0].data.x, found[1].data.x)
+    require(repeated, "triggered test images are repeatable")
+    _check_poisoned_set(attack, trigger, world)
+
+
 def _check_poisoned_set(attack: Attack, trigger: Trigger, world: World) -> None:
     x, y = world.train.x.clone(), world.train.y.clone()
     rows = attack.draw(world.train.y, seed=0)
     sets = []
     for _ in range(2):
         torch.manual_seed(0)
-        sets.append(attack.poisoned_set(world.train, rows, trigger, 10, RECIPE.batch_size))
+        try:
+            sets.append(attack.poisoned_set(world.train, rows, trigger, 10, RECIPE.batch_size))
+        except NoPoisonedSet:
+            return
     first, second = sets
     complete = first.x.shape == x.shape and first.y.shape == y.shape and first.x.dtype == x.dtype
     require(complete, "a poisoned training set has all images", str(tuple(first.x.shape)))

@@ -18,16 +18,18 @@ from sau_bench.benchmark.rules import (
     yielded,
 )
 from sau_bench.benchmark.train import Recipe, train_model
-from sau_bench.defenses.base import Defense, NotApplicable
+from sau_bench.defenses.base import DECLARED, Defense, NotApplicable
 
 
 def _run_defense(defense: Defense) -> tuple[list[Tensor], World]:
     world = make_world()
-    train_model(world.model, world.train, Recipe(epochs=2, batch_size=32, lr=0.05))
+    if defense.starts == "victim":
+        train_model(world.model, world.train, Recipe(epochs=2, batch_size=32, lr=0.05))
+    data = world.train[torch.arange(0)] if defense.uses == "none" else world.train
     torch.manual_seed(0)
     before = world.train.x.clone(), world.train.y.clone()
     outputs = []
-    steps = defense(world.model, world.train)
+    steps = defense(world.model, data)
     check_steps(steps)
     for result in steps:
         _, model = yielded(defense.yields, result, steps)
@@ -40,6 +42,10 @@ def _run_defense(defense: Defense) -> tuple[list[Tensor], World]:
 
 
 def check_defense(defense: Defense) -> None:
+    for word, accepted in DECLARED.items():
+        value = getattr(defense, word)
+        detail = f"{word} is {value!r}, accepted: {', '.join(map(str, accepted))}"
+        require(value in accepted, "a defense declares its kind", detail)
     try:
         outputs, world = _run_defense(defense)
         again, _ = _run_defense(defense)
@@ -47,7 +53,7 @@ def check_defense(defense: Defense) -> None:
         raise BrokenRule("a defense applies to a network with batch norm", str(reason)) from reason
     require(bool(outputs), "a defense yields at least one model")
     for logits in outputs:
-        shape = logits.shape == (len(world.test), 10)
+        shape = logits.shape == (len(world.test), 10 + defense.rejects)
         require(shape, "a defended model is a classifier", str(tuple(logits.shape)))
         require(bool(logits.isfinite().all()), "a defended model gives finite logits")
     equal = len(outputs) == len(again) and all(map(torch.equal, outputs, again))

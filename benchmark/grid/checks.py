@@ -14,7 +14,7 @@ from sau_bench.benchmark.grid.entries import Entry
 from sau_bench.benchmark.plugin import Plugin, construct, plugin_name
 from sau_bench.benchmark.rows import AXES, check_rule
 from sau_bench.benchmark.train import Recipe
-from sau_bench.defenses.base import Defense
+from sau_bench.defenses.base import DECLARED, Defense
 from sau_bench.models.classifier import Architecture
 
 CELLS = 100_000
@@ -135,6 +135,10 @@ def check_attack(dataset: Dataset, attack: Attack, recipe: Recipe) -> None:
                 f"{dataset.train_size:,} training images of {dataset.name}"
             )
         total += poisoned
+    if len(attack.parts) > 1 and any(part.from_files for part in attack.parts):
+        raise InputError(
+            f"attack {name}: a part of it must not be an attack whose images are files"
+        )
     if total > dataset.train_size:
         raise InputError(
             f"attack {name}: its parts poison {total:,} images, {dataset.name} has "
@@ -155,7 +159,21 @@ def check_model(dataset: Dataset, architecture: Architecture) -> None:
         raise InputError(f"model {name} on {dataset.name}: {one_line(error)[:300]}") from None
 
 
-def check_defense(dataset: Dataset, architecture: Architecture, defense: Defense) -> None:
+def check_defense(
+    dataset: Dataset, architecture: Architecture, defense: Defense, probes: Sequence[str] = ()
+) -> None:
+    """Refuse a defense with declarations that nobody knows, or that cannot be run here."""
+    for word, accepted in DECLARED.items():
+        if (value := getattr(defense, word)) not in accepted:
+            raise InputError(
+                f"defense {shown(plugin_name(defense))}: {word} is {shown(value)}, accepted: "
+                f"{listed(map(str, accepted))}"
+            )
+    if defense.rejects and probes:
+        raise InputError(
+            f"defense {shown(plugin_name(defense))}: its models may reject images, which "
+            f"{listed(probes)} cannot measure; accepted: probes: []"
+        )
     try:
         defense.check(architecture, dataset)
     except ValueError as error:

@@ -102,7 +102,7 @@ def places_of(config: Config) -> dict[Job, Place]:
         for defense, ratio, _ in defenses:
             if defense.uses == "clean":
                 check_clean(dataset, ratio)
-            check_defense(dataset, model, defense)
+            check_defense(dataset, model, defense, config.probes)
         for (attack, recipe, name), seed in product(attacks, config.seeds):
             victim = AttackJob(
                 dataset=dataset, architecture=model, attack=attack, recipe=recipe, seed=seed

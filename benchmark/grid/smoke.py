@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sau_bench.attacks.base import Attack
 from sau_bench.benchmark.data import Dataset
+from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.grid.grid import Grid
 from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from sau_bench.benchmark.loading import build
@@ -48,6 +49,11 @@ def _small(job: Job) -> Job:
             assert isinstance(victim, AttackJob)
             ratio = max(job.clean_ratio, CLEAN)
             return replace(job, victim=victim, defense=_quick(job.defense), clean_ratio=ratio)
+        case AttackJob() if job.attack.from_files:
+            raise InputError(
+                f"attack {job.attack.label}: its images are files, which cannot be made small; "
+                "accepted by --smoke: attacks that trigger any image (leave it out by --only)"
+            )
         case AttackJob():
             common = _common(job, max(part.target for part in job.attack.parts))
             attack = _poisoning(_quick(job.attack), 1 / common["dataset"].train_size)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from sau_bench.attacks.asset import CleanModel
-from sau_bench.attacks.base import poison_test
+from sau_bench.attacks.base import NoPoisonedSet
 from sau_bench.benchmark import risk
 from sau_bench.benchmark.checkpoint import checkpoints
 from sau_bench.benchmark.cost import Clock, arithmetic, hardware
-from sau_bench.benchmark.data import Dataset, Images, Task, draw_clean
+from sau_bench.benchmark.data import Dataset, Images, Task, draw_clean, replaced
 from sau_bench.benchmark.errors import InputError, listed
 from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob, Job
 from sau_bench.benchmark.jobs.journal import journal
@@ -30,7 +30,7 @@ from sau_bench.benchmark.jobs.weights import Kept, restore, steps_of
 from sau_bench.benchmark.metrics import Poisoned, predict, score, share
 from sau_bench.benchmark.notes import note
 from sau_bench.benchmark.process import spoil
-from sau_bench.benchmark.rows import Row
+from sau_bench.benchmark.rows import REJECTED_COLUMNS, Row
 from sau_bench.benchmark.rules import SEED, UNTOUCHED, check_steps, require, seed_changed, yielded
 from sau_bench.defenses.base import NotApplicable
 from sau_bench.models.classifier import Classifier
@@ -256,23 +256,30 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
         trigger = attack(model, train, rows, job.recipe, asset)
     task = run.check()
     train = task.train
-    poisoned = poison_test(task.test, attack, trigger, model.num_classes)
+    poisoned = attack.poisoned_test(task.test, trigger, model.num_classes)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {"test.x": poisoned.data.x, "test.y": poisoned.data.y}
+    tensors |= {"test.wanted": poisoned.wanted, "test.part": poisoned.part}
     # Again: what is drawn for the exported set must not depend on how the training was resumed.
     run.seed(job.seed)
-    stamped = attack.poisoned_set(train, rows, trigger, model.num_classes, job.recipe.batch_size)
-    task = run.check()
-    train = task.train
-    changed = _changed(train, stamped)
-    draft.write_tensors(
-        "tensors.safetensors",
-        {f"model.{name}": value for name, value in model.state_dict().items()}
-        | {"test.x": poisoned.data.x, "test.y": poisoned.data.y}
-        | {"test.wanted": poisoned.wanted, "test.part": poisoned.part}
-        | {"train.rows": changed, "train.x": stamped.x[changed], "train.y": stamped.y[changed]},
-    )
+    ratio: float | None = len(rows) / len(train)
+    size = job.recipe.batch_size
+    try:
+        stamped = attack.poisoned_set(train, rows, trigger, model.num_classes, size)
+    except NoPoisonedSet as reason:
+        note("%s", reason)
+        task, ratio = run.check(), None
+    else:
+        task = run.check()
+        changed = _changed(task.train, stamped)
+        tensors |= {"train.x": stamped.x[changed], "train.y": stamped.y[changed]}
+        tensors["train.rows"] = changed
+        if attack.from_files:  # which may repeat clean images
+            ratio = len(changed) / len(train)
+    draft.write_tensors("tensors.safetensors", tensors)
     scores = {**score(model, task.test, poisoned), **clock.reading()}
     _log_scores("victim", scores)
-    return [{"kind": "victim", "step": 0, "poison_ratio": len(rows) / len(train), **scores}]
+    return [{"kind": "victim", "step": 0, "poison_ratio": ratio, **scores}]
 
 
 def _log_scores(what: str, row: Row) -> None:
@@ -289,7 +296,7 @@ def _changed(before: Images, after: Images) -> Tensor:
 
 def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     defense, task, device = job.defense, run.task, run.device
-    model, tensors = load_victim(job.victim, store, device)
+    victim, tensors = load_victim(job.victim, store, device)
     test = task.test.to(device)
     triggered = Images(tensors["test.x"], tensors["test.y"], test.flips)
     poisoned = Poisoned(triggered, tensors["test.wanted"], tensors["test.part"])
@@ -299,12 +306,21 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
     if defense.uses == "clean":
         rows = draw_clean(len(task.train), job.clean_ratio, job.victim.seed)
         data = task.train[rows].to(device)
-        common["own_acc_before"] = share(predict(model, data) == data.y)
-        model.train()  # as every defense gets it
+        common["own_acc_before"] = share(predict(victim, data) == data.y)
+    elif defense.uses == "train":
+        if "train.rows" not in tensors:
+            note("the poisoned training set is not known")
+            return [common | {"step": 0, "status": "not applicable"} | Clock(device).reading()]
+        stamped = Images(tensors["train.x"], tensors["train.y"])
+        poisoned_set = replaced(task.train.to(device), tensors["train.rows"], stamped)
+        data = run.until_end.enter_context(poisoned_set)
     else:
-        data = run.until_end.enter_context(_poisoned(task.train.to(device), tensors))
-    probes = [_PROBES[name](job.victim, model, test) for name in job.probes]
-    kept = Kept(model) if job.keep else None
+        data = task.train[torch.arange(0)].to(device)
+    probes = [_PROBES[name](job.victim, victim, test) for name in job.probes]
+    kept = Kept(victim) if job.keep else None
+    model = victim if defense.starts == "victim" else make_model(job.victim, device)
+    model.train()  # as every defense gets it
+    rejection = model.num_classes if defense.rejects else None
     clock = Clock(device)
 
     def measure(step: int, value: float | None, model: torch.nn.Module) -> Row:
@@ -314,7 +330,7 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
                 # Drawn again: the method may have changed the images that it was handed.
                 known = task.train[rows].to(device)
                 row["own_acc"] = share(predict(model, known) == known.y)
-            row |= score(model, test, poisoned)
+            row |= score(model, test, poisoned, rejection)
             for probe in probes:
                 row |= probe(model)
             if kept and defense.yields == "candidates":
@@ -340,6 +356,9 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
     if pending is not None:
         scored.append(measure(*pending))
     require(bool(scored), "a defense yields at least one model")
+    if defense.rejects and defense.yields == "rounds":
+        shares = (100 * scored[-1][name] for name in REJECTED_COLUMNS)
+        note("rejected %.1f %% of clean and %.1f %% of triggered test images", *shares)
     if kept:
         if defense.yields == "rounds":
             kept.add(step, defended)
@@ -358,18 +377,6 @@ def _risk_probe(job: AttackJob, model: Classifier, test: Images) -> Probe:
 
 _PROBES: dict[str, Callable[[AttackJob, Classifier, Images], Probe]] = {"risk": _risk_probe}
 """What makes each probe of `benchmark.rows.PROBES` from the victim and the clean test images."""
-
-
-@contextmanager
-def _poisoned(train: Images, tensors: dict[str, Tensor]) -> Iterator[Images]:
-    """Inside the block the training set is the poisoned one: in place, as in the attack."""
-    rows = tensors["train.rows"]
-    clean = train[rows]
-    try:
-        train.x[rows], train.y[rows] = tensors["train.x"], tensors["train.y"]
-        yield train
-    finally:
-        train.x[rows], train.y[rows] = clean.x, clean.y
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from sau_bench.benchmark.rows import AXES
 CLEAN_MODEL = "trained on clean data"
 """What takes the place of the defense for a model without attack and defense."""
 
+OTHER_DATA = {"train": "the poisoned training set", "none": "no data"}
+"""What a defense is handed that gets no clean images, by the column `uses`."""
+
 
 def flags(runs: DataFrame) -> Series:
     """Which runs are not ok or have a warning."""
@@ -82,4 +85,4 @@ def _data(runs: DataFrame) -> str:
     budgets = runs["clean_ratio"].map(
         lambda share: f"{100 * share:.3g} % of the training set, clean"
     )
-    return " / ".join(budgets.where(runs["uses"] == "clean", "the poisoned training set").unique())
+    return " / ".join(budgets.where(runs["uses"] == "clean", runs["uses"].map(OTHER_DATA)).unique())

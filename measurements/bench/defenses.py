@@ -39,6 +39,7 @@ def round_fields(name: str, images: int) -> dict[str, Any]:
         "ep": {"samples": images},
         "i_bau": {"rounds": ENDLESS, "portion": portion(images)},
         "nad": {"teacher": ONE_EPOCH},
+        "strip": {"overlays": 1, "samples": max(2, images)},
         "rnp": {"unlearning": ONE_EPOCH, "recovering": ONE_EPOCH, "thresholds": [0.7]},
     }
     return values.get(name, {})
@@ -172,10 +173,17 @@ def measure_defense(name: str, kind: str, setting: Setting, seconds: float) -> R
     )  # fmt: skip
 
 
+def measured_names() -> list[str]:
+    """The built-in defenses but those without data, which process no images in a second."""
+    names = plugin_names("defenses")
+    return [name for name in names if getattr(load("defenses", name), "uses", "") != "none"]
+
+
 def defense_items() -> list[Item]:
-    """All built-in defenses, in bf16 if they have a precision; weights are plain costs."""
+    """All built-in defenses that take images, in bf16 if they have a precision; weights are plain
+    costs."""
     items = []
-    for name in plugin_names("defenses"):
+    for name in measured_names():
         weight = max(4.0, PASSES[name](10)) if name in PASSES else 4.0
         cls = load("defenses", name)
         declared = [

@@ -69,6 +69,20 @@ class Bad(AssetPoisoning):
         return lambda x: x * asset["value"]
 """
 
+FILES = """
+from sau_bench.attacks.base import no_trigger, poison_test
+from sau_bench.benchmark.metrics import Poisoned
+@dataclass(frozen=True, kw_only=True)
+class Bad(DataPoisoning):
+    '''An attack.'''
+    name, from_files = "Bad", True
+    def trigger(self, x):
+        return 1 - x
+    def __call__(self, model, train, rows, recipe, asset):
+        return no_trigger
+    {extra}
+"""
+
 POISONED_SET = """def poisoned_set(self, train, rows, trigger, num_classes, batch_size):
         {body}"""
 
@@ -133,6 +147,10 @@ def poisoned_set(body: str) -> str:
     return attack("return 1 - x", POISONED_SET.format(body=body))
 
 
+def files(extra: str) -> str:
+    return FILES.format(extra=extra)
+
+
 def defense(body: str, extra: str = "") -> str:
     return DEFENSE.format(body=body, extra=extra)
 
@@ -185,6 +203,22 @@ BAD = {
         "attacks",
         poisoned_set("CALLS.append(1); return Images(train.x // len(CALLS), train.y)"),
     ),
+    "an attack whose files are missing says what is accepted": (
+        "attacks",
+        files("def check(self, dataset, recipe): raise ValueError('no')"),
+    ),
+    "triggered test images are those of the other classes, in order": (
+        "attacks",
+        files("def poisoned_test(self, test, t, k): return Poisoned(test, test.y, test.y)"),
+    ),
+    "triggered test images are repeatable": (
+        "attacks",
+        files(
+            """def poisoned_test(self, test, trigger, num_classes):
+        CALLS.append(1)
+        return poison_test(test, self, lambda x: x / len(CALLS), num_classes)"""
+        ),
+    ),
     "a method leaves its data untouched": (
         "attacks",
         TRAINING.format(body=f"train.x[rows] = 0; {TRAIN}; return self.trigger"),
@@ -233,6 +267,7 @@ BAD = {
         "attacks",
         attack("return 1 - x", "def relabel(self, y, num_classes): return y + num_classes"),
     ),
+    "a defense declares its kind": ("defenses", defense("yield model", "uses = 'everything'")),
     "candidates are pairs of a setting and a model": (
         "defenses",
         defense("yield model", "yields = 'candidates'"),

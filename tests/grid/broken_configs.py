@@ -50,7 +50,14 @@ ZERO = {
     *(("anp", name) for name in ("eps", "alpha", "lr", "momentum", "thresholds")),
     *(("sau", f"lambda_{i}") for i in range(1, 5)),
     *(("i_bau", name) for name in ("eta", "inner_lr", "l2", "lr")),
-    *(("nc", "betas"), ("nad", "betas"), ("ep", "u"), ("at", "clean_weight"), ("", "seeds")),
+    *(
+        ("nc", "betas"),
+        ("nad", "betas"),
+        ("ep", "u"),
+        ("clp", "u"),
+        ("at", "clean_weight"),
+        ("", "seeds"),
+    ),
 }
 """Fields that may be 0, by owner; `target` may be everywhere."""
 OPTIONAL = {"period", "betas", "stages", "effective_acc"}
@@ -108,7 +115,8 @@ def bases() -> dict[str, Any]:
     for axis in AXES:
         for name in plugin_names(axis):
             values = {f.name: _plain(f) for f in fields(load(axis, name)) if f.init}
-            if values and name != "multi":
+            # Made from other attacks, or from files that a case would have to bring.
+            if values and name not in ("multi", "imported", "folder"):
                 found[f"{axis} {name}"] = SMALL | {axis: [{name: values}]}
     parts = {"first": {"blended": {"alpha": 0.1}}, "second": {"badnets": {"target": 1}}}
     found["attacks multi"] = SMALL | {"attacks": [{"multi": parts}]}

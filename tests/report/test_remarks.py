@@ -64,10 +64,14 @@ def test_notes_name_every_axis_on_which_runs_differ():
 
 def test_provenance_says_what_a_defense_is_handed():
     rows = [VICTIM, row("BadNets", "FT", 0.9, 0.1)]
-    rows += [row("BadNets", "EP", 0.9, 0.1, uses="train", clean_ratio=float("nan"))]
+    rows += [
+        row("BadNets", name, 0.9, 0.1, uses=uses, clean_ratio=float("nan"))
+        for name, uses in (("EP", "train"), ("CLP", "none"))
+    ]
     text = "\n".join(provenance(DataFrame(rows), select(DataFrame(rows), {"FT": "last"})))
     assert "| FT | 5 % of the training set, clean | last |" in text
     assert "| EP | the poisoned training set | last |" in text
+    assert "| CLP | no data | last |" in text
     assert "Hardware: test device." in text and "Versions: test 1.0." in text
 
 
