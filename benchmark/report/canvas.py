@@ -97,7 +97,8 @@ def wrapped(text: str, width: float, size: float = SMALL) -> str:
 
 def mark_of(look: Look, size: float) -> dict[str, Any]:
     """The mark of a method, about as large as those of others: stars have little area."""
-    large = {"*": 1.4, "d": 1.2}.get(str(look.marker), 1.0)
+    large = 1.4 if look.marker == "*" or isinstance(look.marker, tuple) else 1.0
+    large = 1.2 if look.marker == "d" else large
     return {"marker": look.marker, "ms": large * size, "mec": "white", "mew": 0.4}
 
 

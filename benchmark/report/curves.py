@@ -127,10 +127,10 @@ def _panels(
             line_of(axis, [-last, 2 * last], [start] * 2, color="black", ls="--", lw=0.8)
             for turn, defense in enumerate(defenses):
                 if (attack, defense) in lines:
-                    aside = 0.1 * last * ((turn + 0.5) / len(defenses) - 0.5)
+                    aside = 0.08 * last * ((turn + 0.5) / len(defenses) - 0.5)
                     line = lines[attack, defense][metric]
                     _curve(axis, line, start, looks[defense], low, aside)
-            axis.set(xlim=(-0.05 * last, 1.05 * last), ylim=(low, high))
+            axis.set(xlim=(-0.06 * last, 1.06 * last), ylim=(low, high))
             axis.set_xticks(ticks(0, last, 3), labels=None if metric == bottom else [])
             axis.set_yticks(up, labels=None if axis is row[0] else [])
             if metric == "acc":
@@ -167,6 +167,8 @@ def _curve(axis: Axes, line: Line, start: float, look: Look, low: float, aside: 
     steps, means, stds = line
     marks = [*range(len(steps) - 1, -1, -max(1, len(steps) // MARKED))]
     means = means.clip(min=low)
+    if len(marks) > 1:
+        aside *= min(1.0, (steps[marks[0]] - steps[marks[1]]) / (0.1 * steps[-1]))
     for mark in marks:
         if stds[mark] > 0:
             ends = [means[mark] - stds[mark], means[mark] + stds[mark]]

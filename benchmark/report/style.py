@@ -23,7 +23,7 @@ Line = str | tuple[float, Sequence[float]]
 WINE, INDIGO, GREEN, ROSE, TEAL = "#882255", "#332288", "#117733", "#CC6677", "#44AA99"
 OLIVE, PURPLE, VERMILLION, BLUE, SKY = "#999933", "#AA4499", "#D55E00", "#1845FB", "#578DFF"
 COLOURS = (WINE, INDIGO, GREEN, ROSE, TEAL, OLIVE, PURPLE, VERMILLION, BLUE, SKY)
-SPARE_MARKS: tuple[Mark, ...] = ("<", ">", "h", (4, 1, 0))
+SPARE_MARKS: tuple[Mark, ...] = ("h", (4, 1, 0), (3, 1, 0), (8, 1, 0))
 SPARE_LINES: tuple[Line, ...] = ((0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 LONGEST = 60
 """Characters of a name in a figure; a longer one loses its middle."""
@@ -73,7 +73,7 @@ def _spare(start: int) -> Iterator[Look]:
     for turn in range(len(SPARE_MARKS)):
         for place in range(start, start + len(COLOURS)):
             colour = place % len(COLOURS)
-            mark = SPARE_MARKS[(colour + turn) % len(SPARE_MARKS)]
+            mark = SPARE_MARKS[(colour + colour // 4 + turn) % len(SPARE_MARKS)]
             yield Look(COLOURS[colour], mark, SPARE_LINES[(colour + turn) % len(SPARE_LINES)])
 
 
