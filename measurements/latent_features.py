@@ -41,15 +41,15 @@ from sau_bench.benchmark.report.canvas import (
     styled,
     under,
 )
-from sau_bench.benchmark.report.style import INDIGO, OLIVE, SKY, WINE
+from sau_bench.benchmark.report.style import INDIGO, OLIVE, SKY, WINE, Look
 from sau_bench.models.classifier import Classifier
 
 GROUPS = ("clean", "poisoned", "shared", "other")
 LOOKS = {
-    "clean": (SKY, "o"),
-    "poisoned": (WINE, "*"),
-    "shared": (OLIVE, "^"),
-    "other": (INDIGO, "s"),
+    "clean": Look(SKY, "o"),
+    "poisoned": Look(WINE, "*"),
+    "shared": Look(OLIVE, "^"),
+    "other": Look(INDIGO, "s"),
 }
 
 

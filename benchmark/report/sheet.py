@@ -51,14 +51,14 @@ def contact_sheet(triggers: Sequence[Trigger]) -> Figure:
     left = max(measure(label, NORMAL)[0] for label in labels) + 3 * EDGE
     unit = (PAGE - left - EDGE) / units
     tall = [unit * pixels.shape[0] / pixels.shape[1] * units for _, pixels in strips]
-    least = max(measure(label, NORMAL)[1] for label in labels)
+    spare = max(0.0, max(measure(label, NORMAL)[1] for label in labels) - min(tall)) / 2
     figure, axes = canvas(
         [1] * len(triggers),
         tall,
         left=left,
         right=EDGE,
-        above=[0.18, *[max(0.05, least - min(tall))] * (len(triggers) - 1)],
-        below=[0.0] * len(triggers),
+        above=[0.18 + spare, *[0.05 + spare] * (len(triggers) - 1)],
+        below=[spare] * len(triggers),
     )
     for label, (_, pixels), (axis,) in zip(labels, strips, axes, strict=True):
         axis.imshow(pixels, interpolation="nearest", aspect="auto")

@@ -15,7 +15,7 @@ from clusters import alive, descendants, wait_for
 
 from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.cli import main as cli
-from sau_bench.benchmark.cli.show import contact_sheet
+from sau_bench.benchmark.cli.show import triggers_of
 from sau_bench.benchmark.grid.config import read
 from sau_bench.benchmark.grid.grid import make_grid
 from sau_bench.benchmark.loading import plugin_names
@@ -126,12 +126,16 @@ def test_a_run_writes_rows_tables_and_figures(finished):
 def test_show_puts_poisoned_images_beside_clean_ones(finished, tmp_path, capsys):
     config, results = finished
     assert cli.main(["show", str(config), "--results", str(results)]) == 0
-    assert Path(capsys.readouterr().out.strip()).stat().st_size
+    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [file.name for file in files] == ["attacks.pdf", "attacks.png"]
+    assert all(file.stat().st_size for file in files)
     (victim,) = make_grid(read(config)).victims
-    figure = contact_sheet([victim], ["BadNets"], Store(results / "cache"), tmp_path, columns=2)
-    clean, poisoned, change = (axis.images[0].get_array() for axis in figure.axes[:3])
-    assert (poisoned[-3:, -3:] == 255).all() and (change[:-3] == 128).all()
-    assert (poisoned[:-3] == clean[:-3]).all() and (poisoned[:, :-3] == clean[:, :-3]).all()
+    store = Store(results / "cache")
+    (shown,) = triggers_of([victim], ["BadNets"], store, tmp_path, count=2)
+    assert shown.label == "BadNets" and shown.clean.shape == shown.poisoned.shape == (2, 32, 32, 3)
+    assert (shown.poisoned[:, -3:, -3:] == 255).all()
+    assert (shown.poisoned[:, :-3] == shown.clean[:, :-3]).all()
+    assert (shown.poisoned[:, :, :-3] == shown.clean[:, :, :-3]).all()
     assert cli.main(["show", str(config), "--results", str(tmp_path)]) == 2
     assert "first: run it" in capsys.readouterr().err
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from pandas import DataFrame
 
 from sau_bench.benchmark.report.style import COLOURS, LOOKS, looks, names_of
 
+ROOT = Path(__file__).parents[2]
 VISIONS = {
     "normal": np.eye(3),
     "protanopia": [
@@ -40,6 +44,16 @@ TO_XYZ = np.array(
 )
 DEFENSES = [name for name in LOOKS if name != "No Defense"]
 LABELS = st.lists(st.sampled_from(DEFENSES), min_size=1, unique=True)
+
+
+def test_what_draws_nothing_does_without_matplotlib():
+    modules = ("captions", "remarks", "render", "significance", "style", "tables")
+    names = ", ".join(f"sau_bench.benchmark.report.{name}" for name in modules)
+    code = (
+        f"import sys, sau_bench.benchmark.cli.results, {names}; print('matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def linear(colour):
