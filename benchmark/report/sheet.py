@@ -26,8 +26,8 @@ GAP = 1 / 16
 Pixels = npt.NDArray[np.uint8]
 
 
-class Trigger(NamedTuple):
-    """A trigger with images before and after it, both uint8 (N, H, W, C) of 1 or 3 channels."""
+class Examples(NamedTuple):
+    """The name of a trigger, and images before and after it, both uint8 (N, H, W, C) of 1 or 3 channels."""
 
     label: str
     clean: Pixels
@@ -35,7 +35,7 @@ class Trigger(NamedTuple):
 
 
 @styled
-def contact_sheet(triggers: Sequence[Trigger]) -> Figure:
+def contact_sheet(triggers: Sequence[Examples]) -> Figure:
     """A row for each trigger: three panels for each image, without and with it, and the difference.
 
     Differences are centred at grey and enlarged by a factor that the label names, the same for all
@@ -74,7 +74,7 @@ def contact_sheet(triggers: Sequence[Trigger]) -> Figure:
     return figure
 
 
-def strip(trigger: Trigger) -> tuple[float, Pixels]:
+def strip(trigger: Examples) -> tuple[float, Pixels]:
     """By how much differences are enlarged, and the panels of a row side by side, (H, W, 3)."""
     clean, poisoned = (images.astype(int) for images in (trigger.clean, trigger.poisoned))
     change = poisoned - clean

@@ -7,15 +7,15 @@ import pytest
 from test_figures import misplaced, texts
 
 from sau_bench.benchmark.report.canvas import PAGE
-from sau_bench.benchmark.report.sheet import Trigger, contact_sheet, strip
+from sau_bench.benchmark.report.sheet import Examples, contact_sheet, strip
 
 
-def trigger(label: str, channels: int, size: int, change: int, count: int = 4) -> Trigger:
+def trigger(label: str, channels: int, size: int, change: int, count: int = 4) -> Examples:
     """Grey images whose last column the trigger makes brighter."""
     clean = np.full((count, size, size, channels), 100, np.uint8)
     poisoned = clean.copy()
     poisoned[:, :, -1] += np.uint8(change)
-    return Trigger(label, clean, poisoned)
+    return Examples(label, clean, poisoned)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
