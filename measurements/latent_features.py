@@ -32,9 +32,26 @@ from sau_bench.benchmark.cli.cells import load_model
 from sau_bench.benchmark.cli.find import find_cell
 from sau_bench.benchmark.jobs.job import DefenseJob
 from sau_bench.benchmark.jobs.run_job import load_victim
+from sau_bench.benchmark.report.canvas import (
+    COLUMN,
+    beside,
+    canvas,
+    mark_of,
+    sample,
+    save,
+    styled,
+    under,
+)
+from sau_bench.benchmark.report.style import INDIGO, OLIVE, SKY, WINE, Look
 from sau_bench.models.classifier import Classifier
 
 GROUPS = ("clean", "poisoned", "shared", "other")
+LOOKS = {
+    "clean": Look(SKY, "o"),
+    "poisoned": Look(WINE, "*"),
+    "shared": Look(OLIVE, "^"),
+    "other": Look(INDIGO, "s"),
+}
 
 
 def climb(
@@ -113,13 +130,23 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame({"group": names, "pc1": places[:, 0], "pc2": places[:, 1]})
     table.to_csv(arguments.out / "latent_features.csv", index=False, float_format="%.4f")
-    figure = Figure(figsize=(4, 3.2), layout="constrained")
-    axis = figure.subplots()
+    save(scatter(table), arguments.out / "latent_features")
+
+
+@styled
+def scatter(table: pd.DataFrame) -> Figure:
+    """The points of each group, a column wide."""
+    handles = [sample(name, look, ls="") for name, look in LOOKS.items()]
+    figure, ((axis,),) = canvas(
+        [1], 2.4, width=COLUMN, left=0.5, above=[0.06], below=[0.32], handles=handles
+    )
     for name, part in table.groupby("group", sort=False):
-        axis.plot(part["pc1"], part["pc2"], ".", ms=3, alpha=0.6, label=name)
-    axis.set(xlabel="first principal component", ylabel="second")
-    axis.legend(frameon=False, markerscale=3)
-    figure.savefig(arguments.out / "latent_features.png", dpi=150, metadata={"Software": None})
+        look = LOOKS[str(name)]
+        style = mark_of(look, 3.0) | {"mew": 0.2}
+        axis.plot(part["pc1"], part["pc2"], color=look.colour, ls="", alpha=0.7, **style)
+    under(figure, [axis], "first principal component")
+    beside(figure, [axis], "second principal component")
+    return figure
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from sau_bench.benchmark.cli.options import cache_folder, check_folders, data_fo
 from sau_bench.benchmark.errors import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from sau_bench.attacks.base import Trigger
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from sau_bench.benchmark.data import Images
     from sau_bench.benchmark.grid.grid import Grid
     from sau_bench.benchmark.jobs.job import AttackJob
+    from sau_bench.benchmark.report.sheet import Examples
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -85,9 +85,9 @@ def triggered_test(victim: AttackJob, store: Store, test: Images) -> tuple[Tenso
 
 
 def contact_sheets(grid: Grid, store: Store, data: Path, folder: Path) -> list[Path]:
-    """One PNG for each dataset, model and seed with the attacks whose triggers are known."""
-
-    import matplotlib.pyplot as plt
+    """A PDF and a PNG for each dataset, model and seed, of the attacks whose triggers are known."""
+    from sau_bench.benchmark.report.canvas import save
+    from sau_bench.benchmark.report.sheet import contact_sheet
 
     groups: dict[tuple[str, str, int], list[AttackJob]] = {}
     for victim, defended in grid.cells():
@@ -95,58 +95,34 @@ def contact_sheets(grid: Grid, store: Store, data: Path, folder: Path) -> list[P
             place = grid.place(victim, None)
             group = (place["dataset"], place["model"], victim.seed)
             groups.setdefault(group, []).append(victim)
-    if groups:
-        folder.mkdir(parents=True, exist_ok=True)
     files = []
     for names, victims in groups.items():
         suffix = "".join(f"_{name}" for name in names) if len(groups) > 1 else ""
-        file = folder / ("attacks" + "".join(c if c.isalnum() else "_" for c in suffix) + ".png")
-        figure = contact_sheet(
-            victims, [grid.place(v, None)["attack"] for v in victims], store, data
-        )
-        figure.savefig(file, dpi=150, metadata={"Software": None})
-        plt.close(figure)
-        files.append(file)
+        stem = folder / ("attacks" + "".join(c if c.isalnum() else "_" for c in suffix))
+        labels = [grid.place(v, None)["attack"] for v in victims]
+        files += save(contact_sheet(examples_of(victims, labels, store, data)), stem)
     return files
 
 
-def contact_sheet(
-    victims: list[AttackJob], labels: list[str], store: Store, data: Path, columns: int = 4
-) -> Figure:
-    """A row for each trigger: the first test images of `columns` classes, three panels for each."""
-
-    import matplotlib.pyplot as plt
+def examples_of(
+    victims: list[AttackJob], labels: list[str], store: Store, data: Path, count: int = 4
+) -> list[Examples]:
+    """Of each trigger the first test images of `count` classes, without and with it."""
     import numpy as np
-    import torch
+
+    from sau_bench.benchmark.report.sheet import Examples
 
     test = victims[0].dataset(data).test
-    parts = [
-        (victim, number, label if part == victim.attack else f"{label}:\n{part.label}")
-        for victim, label in zip(victims, labels, strict=True)
-        for number, part in enumerate(victim.attack.parts)
-    ]
-    figure, axes = plt.subplots(
-        len(parts), 3 * columns, figsize=(1.1 * 3 * columns, 1.25 * len(parts)), squeeze=False
-    )
-    for line, (victim, number, label) in zip(axes, parts, strict=True):
-        wanted = victim.attack.parts[number].relabel(test.y, victim.dataset.num_classes)
-        rows = (wanted != test.y).nonzero()[:, 0]
+    examples = []
+    for victim, label in zip(victims, labels, strict=True):
         images, part_of = triggered_test(victim, store, test)
-        triggered = images[part_of == number]
-        first = [int((test.y[rows] == c).nonzero()[0]) for c in test.y[rows].unique()[:columns]]
-        for at, i in enumerate(first):
-            clean, poisoned = test.x[rows[i]].int(), triggered[i].int()
-            change = poisoned - clean
-            gain = 255 / max(1, int(change.abs().max()))
-            panels = [clean, poisoned, (128 + change * gain / 2).clamp(0, 255)]
-            titles = ["clean", "poisoned", f"difference x {gain / 2:.1f}"]
-            for axis, panel, title in zip(line[3 * at :], panels, titles, strict=False):
-                colours = panel.to(torch.uint8).expand(3, -1, -1)  # grey images, too
-                axis.imshow(np.asarray(colours.permute(1, 2, 0)))
-                axis.set_title(title, fontsize=6, pad=2)
-        for axis in line:
-            axis.set_xticks([])
-            axis.set_yticks([])
-        line[0].set_ylabel(label, fontsize=8)
-    figure.tight_layout(pad=0.4)
-    return figure
+        for number, part in enumerate(victim.attack.parts):
+            wanted = part.relabel(test.y, victim.dataset.num_classes)
+            rows = (wanted != test.y).nonzero()[:, 0]
+            triggered = images[part_of == number]
+            first = [int((test.y[rows] == c).nonzero()[0]) for c in test.y[rows].unique()[:count]]
+            both = (test.x[rows[first]], triggered[first])
+            clean, poisoned = (np.asarray(x.permute(0, 2, 3, 1)) for x in both)
+            name = label if part == victim.attack else f"{label}: {part.label}"
+            examples.append(Examples(name, clean, poisoned))
+    return examples

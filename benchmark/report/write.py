@@ -28,7 +28,6 @@ from sau_bench.benchmark.report.render import (
     metric_table,
     trigger_table,
 )
-from sau_bench.benchmark.report.risks import has_risks, risk_curves
 from sau_bench.benchmark.report.significance import paired_table, paired_tests, why_no_test
 
 
@@ -76,8 +75,6 @@ def report(
         for name, table in made.items():
             results += [f"### {_title(name)}", table.markdown().strip()]
             written += save(table, folder / "tables" / place / name)
-        if has_risks(steps):
-            drawn["risks"] = risk_curves(steps, looks)
         if chosen["der"].notna().any() and (why := why_no_test(chosen)):
             results += ["### Tests", why]
         for name, figure in drawn.items():

@@ -13,7 +13,7 @@ from sau_bench.attacks.multi import Multi
 from sau_bench.attacks.sig import SIG
 from sau_bench.attacks.wanet import WaNet
 from sau_bench.benchmark.cache.store import Store
-from sau_bench.benchmark.cli.show import contact_sheet
+from sau_bench.benchmark.cli.show import examples_of
 from sau_bench.benchmark.data import Images, to_uint8
 from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.errors import InputError
@@ -148,9 +148,9 @@ def test_two_backdoors_are_learned_scored_and_tabled(tmp_path: Path) -> None:
     assert f"| Blended + BadNets | No Defense | {100 * victim['acc']:.2f} |" in table
     assert "ASR-2" in table and "| BadNets |" not in table
     labels = [grid.place(victim, None)["attack"] for victim in grid.victims]
-    sheet = contact_sheet(list(grid.victims), labels, store, Path())
-    names = [axis.get_ylabel() for axis in sheet.axes if axis.get_ylabel()]
-    assert names == ["Blended + BadNets:\nBlended", "Blended + BadNets:\nBadNets", "BadNets"]
+    shown = examples_of(list(grid.victims), labels, store, Path())
+    names = [trigger.label for trigger in shown]
+    assert names == ["Blended + BadNets: Blended", "Blended + BadNets: BadNets", "BadNets"]
 
 
 def test_a_weak_trigger_marks_the_victim_as_collapsed(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from clusters import alive, descendants, wait_for
 
 from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.cli import main as cli
-from sau_bench.benchmark.cli.show import contact_sheet, triggered_test
+from sau_bench.benchmark.cli.show import examples_of, triggered_test
 from sau_bench.benchmark.grid.config import read
 from sau_bench.benchmark.grid.grid import make_grid
 from sau_bench.benchmark.jobs.run_job import run_job
@@ -129,12 +129,16 @@ def test_a_run_writes_rows_tables_and_figures(finished):
 def test_show_puts_poisoned_images_beside_clean_ones(finished, tmp_path, capsys):
     config, results = finished
     assert cli.main(["show", str(config), "--results", str(results)]) == 0
-    assert Path(capsys.readouterr().out.strip()).stat().st_size
+    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [file.name for file in files] == ["attacks.pdf", "attacks.png"]
+    assert all(file.stat().st_size for file in files)
     (victim,) = make_grid(read(config)).victims
-    figure = contact_sheet([victim], ["BadNets"], Store(results / "cache"), tmp_path, columns=2)
-    clean, poisoned, change = (axis.images[0].get_array() for axis in figure.axes[:3])
-    assert (poisoned[-3:, -3:] == 255).all() and (change[:-3] == 128).all()
-    assert (poisoned[:-3] == clean[:-3]).all() and (poisoned[:, :-3] == clean[:, :-3]).all()
+    store = Store(results / "cache")
+    (shown,) = examples_of([victim], ["BadNets"], store, tmp_path, count=2)
+    assert shown.label == "BadNets" and shown.clean.shape == shown.poisoned.shape == (2, 32, 32, 3)
+    assert (shown.poisoned[:, -3:, -3:] == 255).all()
+    assert (shown.poisoned[:, :-3] == shown.clean[:, :-3]).all()
+    assert (shown.poisoned[:, :, :-3] == shown.clean[:, :, :-3]).all()
 
 
 def test_show_needs_no_victim_where_the_trigger_is_known_before_the_training(tmp_path, capsys):
@@ -144,21 +148,19 @@ def test_show_needs_no_victim_where_the_trigger_is_known_before_the_training(tmp
     results = tmp_path / "results"
     assert cli.main(["show", str(config), "--results", str(results)]) == 0
     out, error = capsys.readouterr()
-    assert Path(out.strip()).stat().st_size and not (results / "cache").exists()
+    assert [Path(line).name for line in out.splitlines()] == ["attacks.pdf", "attacks.png"]
+    assert not (results / "cache").exists()
     lf, generated = error.splitlines()
     assert "/ LF / 0: its asset makes its trigger; first: run it" in lf
     assert "/ Input-Aware / 0: the training makes its trigger" in generated
     victims = make_grid(read(config)).victims[:5]
     store, state = Store(results / "cache"), torch.get_rng_state()
-    figure = contact_sheet(victims, attacks[:5], store, tmp_path, columns=2)
+    shown = examples_of(victims, attacks[:5], store, tmp_path, count=2)
     assert torch.equal(state, torch.get_rng_state())
-    pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
-    assert len(pictures) == 6 * 6
-    for picture in pictures:  # grey
-        assert (picture[..., 0] == picture[..., 1]).all() and picture.shape[-1] == 3
-    for line in range(6):
-        clean, poisoned = pictures[6 * line], pictures[6 * line + 1]
-        assert (clean != poisoned).any()
+    assert len(shown) == 6
+    for examples in shown:  # grey
+        assert examples.clean.shape == examples.poisoned.shape == (2, 28, 28, 1)
+        assert (examples.clean != examples.poisoned).any()
     write(tmp_path, attacks=["lf"])
     assert cli.main(["show", str(config), "--results", str(tmp_path)]) == 2
     assert "no attack" in capsys.readouterr().err

@@ -131,10 +131,15 @@ def test_the_diagram_shows_ranks_and_bars():
     figure = critical_difference(tests, looks(runs()))
     (axis,) = figure.axes
     texts = {text.get_text() for text in axis.texts}
-    assert {"X (1.20)", "Z (1.90)", "Y (2.90)", "1", "2", "3"} == texts
-    bars = [line for line in axis.lines if line.get_linewidth() == 3]
-    assert len(bars) == 1 and "18 cells" in axis.get_title()
-    assert bars[0].get_xdata()[0] < 1.2 and bars[0].get_xdata()[1] > 1.9
+    assert {"X (1.20)", "Z (1.90)", "Y (2.90)", "1", "2", "3", "better to the left"} == texts
+    bars = [line for line in axis.lines if line.get_linewidth() == 2.5]
+    assert len(bars) == 1 and "18 cells" in figure.texts[0].get_text()
+    at = {
+        line.get_color(): line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 3
+    }
+    x, z, y = (at[look.colour] for look in map(looks(runs()).get, "XZY"))
+    ends = bars[0].get_xdata()
+    assert ends[0] < x < z < ends[1] < y
     figure.canvas.draw()
     box, page = figure.get_tightbbox(), figure.get_size_inches()
     assert box.x0 > -0.02 and box.x1 < page[0] + 0.02 and box.y0 > -0.02
