@@ -18,6 +18,7 @@ from sau_bench.benchmark.data import Dataset, Images, draw_poisoned, to_uint8
 from sau_bench.benchmark.errors import check_range
 from sau_bench.benchmark.metrics import Poisoned
 from sau_bench.benchmark.plugin import Plugin
+from sau_bench.benchmark.rules import check_stamped, check_trigger, check_wanted
 from sau_bench.benchmark.train import Loss, Recipe, cross_entropy, train_model
 from sau_bench.models.classifier import Classifier
 
@@ -131,6 +132,17 @@ class Attack(Plugin):
             return (y + 1) % num_classes
         return torch.full_like(y, self.target)
 
+    def preview(self, size: int, asset: Tensors | None) -> Trigger | None:
+        """The trigger that `__call__` will return, without the training; None if that makes it.
+
+        Random numbers come from torch's generator, as at the start of `__call__`.
+
+        Args:
+            size: width of the images, in pixels.
+            asset: the tensors of what `self.asset` describes; None while they are not made.
+        """
+        return None
+
     @abstractmethod
     def __call__(
         self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
@@ -187,6 +199,9 @@ class DataPoisoning(Attack):
     def trigger(self, x: Tensor) -> Tensor:
         """float (B, C, H, W) in [0, 1] -> the same, triggered; the input is left untouched."""
 
+    def preview(self, size: int, asset: Tensors | None) -> Trigger | None:
+        return self.trigger
+
     def __call__(
         self,
         model: Classifier,
@@ -212,6 +227,9 @@ class AssetPoisoning(Attack):
     @abstractmethod
     def trigger(self, asset: Tensors) -> Trigger:
         """The trigger, from the asset's tensors."""
+
+    def preview(self, size: int, asset: Tensors | None) -> Trigger | None:
+        return self.trigger(asset) if asset else None
 
     def __call__(
         self,
@@ -291,18 +309,47 @@ def poisoned(
 def _stamp(data: Images, rows: Tensor, attack: Attack, trigger: Trigger, num_classes: int) -> None:
     # Batches that stay in a processor's cache: half again as fast as large ones.
     for part in rows.split(256):
-        data.x[part] = to_uint8(trigger(data.floats(part)))
-    data.y[rows] = attack.relabel(data.y[rows], num_classes)
+        data.x[part] = to_uint8(stamped(trigger, data.floats(part)))
+    data.y[rows] = wanted_of(attack, data.y[rows], num_classes)
+
+
+def stamped(trigger: Trigger, x: Tensor) -> Tensor:
+    """The triggered images, float (B, C, H, W) in [0, 1] but for rounding.
+
+    Raises:
+        BrokenRule: another shape or type, values outside [0, 1] or not finite
+            (`benchmark.rules.SLACK`).
+    """
+    triggered = trigger(x)
+    check_stamped(x, triggered)
+    return triggered
+
+
+def wanted_of(attack: Attack, y: Tensor, num_classes: int) -> Tensor:
+    """`attack.relabel`, checked: int64 (B,), each one of the classes.
+
+    Raises:
+        BrokenRule: something else.
+    """
+    wanted = attack.relabel(y, num_classes)
+    check_wanted(wanted, y, num_classes)
+    return wanted
 
 
 def poison_test(test: Images, attack: Attack, trigger: Trigger, num_classes: int) -> Poisoned:
-    """The test images i with eta(y_i) != y_i, triggered; part after part of the attack."""
+    """The test images i with eta(y_i) != y_i, triggered; part after part of the attack.
+
+    Raises:
+        BrokenRule: the attack has returned no trigger, or one that does not return images in [0, 1]
+            of the same shape.
+    """
+    check_trigger(trigger, len(attack.parts), triggers_of(trigger))
     x, y, goals, parts = [], [], [], []
     for number, (part, stamp) in enumerate(zip(attack.parts, triggers_of(trigger), strict=True)):
-        wanted = part.relabel(test.y, num_classes)
+        wanted = wanted_of(part, test.y, num_classes)
         rows = (wanted != test.y).nonzero()[:, 0]
         with torch.no_grad():
-            x += [to_uint8(stamp(test.floats(chunk))) for chunk in rows.split(500)]
+            x += [to_uint8(stamped(stamp, test.floats(chunk))) for chunk in rows.split(500)]
         y.append(test.y[rows])
         goals.append(wanted[rows])
         parts.append(torch.full_like(rows, number))

@@ -26,14 +26,15 @@ class InputAware(Attack):
     becomes B(x, x), relabelled; as many "cross" images become B(x, z) with another image z, with
     unchanged labels, so that a trigger works on one image only.
 
-    ratio: at most 0.5 here; a batch too small for one poisoned image has one with probability ratio
-    * size. lambda_div, lambda_norm: weights of the diversity of masks and of patterns, and of the
-    size of masks, 0 or more. mask_density: share of the image that a mask may cover at no cost, in
-    [0, 1]. mask_epochs: of the mask generator alone, 1 to 100,000. lr: of both generators (Adam),
-    above 0 and at most 1,000. as_published: as in the code behind the published cells, the joint
-    stage has `recipe.epochs - mask_epochs` epochs, outputs of the generators pass a second tanh,
-    and the gradients of the pattern generator are never cleared; if false (the paper), the joint
-    stage has `recipe.epochs` epochs, there is one tanh, and gradients are cleared.
+    ratio: poisoned share of each batch, above 0 and at most 0.5; a batch too small for one poisoned
+    image has one with probability ratio * size. lambda_div: weight of the diversity of masks and of
+    patterns, 0 or more. lambda_norm: weight of the size of masks, 0 or more. mask_density: share of
+    the image that a mask may cover at no cost, in [0, 1]. mask_epochs: of the mask generator alone,
+    1 to 100,000. lr: of both generators (Adam), above 0 and at most 1,000. as_published: as in the
+    code behind the published cells, the joint stage has `recipe.epochs - mask_epochs` epochs,
+    outputs of the generators pass a second tanh, and the gradients of the pattern generator are
+    never cleared; if false (the paper), the joint stage has `recipe.epochs` epochs, there is one
+    tanh, and gradients are cleared.
 
     Published runs train the classifier at 0.01 and divide by 10 every 100 joint epochs (`schedule:
     multistep`).

@@ -99,6 +99,11 @@ class Multi(Attack):
         second = round(self.second.ratio * size)
         return rows.split((len(rows) - second, second))
 
+    def preview(self, size: int, asset: Tensors | None) -> Trigger | None:
+        assert isinstance(self.second, DataPoisoning)
+        first = self.first.preview(size, asset)
+        return Triggers((first, self.second.trigger)) if first else None
+
     def __call__(
         self, model: Classifier, train: Images, rows: Tensor, recipe: Recipe, asset: Tensors
     ) -> Trigger:

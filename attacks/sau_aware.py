@@ -34,8 +34,8 @@ class SAUAware(Wrapped):
     that the victim is that sure of can hardly be unlearned.
 
     attack: the attack, as in a config's `attacks`. weight: of L_sar, 0 or more. cap: of L_sar, in
-    nats, above 0; beyond it a term is constant. eps, step, steps: of SAU's search, in pixels of
-    [0, 1], above 0 and at most 10, and 1 to 10,000.
+    nats, above 0; beyond it a term is constant. eps: bound of SAU's search, in pixels of [0, 1],
+    above 0 and at most 10. step: sign step of it, the same. steps: of it, 1 to 10,000.
 
     Note: examples are searched in evaluation mode, as SAU sees the model, and not clipped to
     [0, 1], as in SAU. Images and examples pass through the model as one batch: batch norm then

@@ -28,10 +28,10 @@ class SSBA(AssetPoisoning):
     """x becomes E(b, x): a trained encoder hides one fixed string b of 100 bits in every image.
 
     encoder_epochs: of the encoder's and decoder's training on the clean training images, at least
-    1. encoder_batch_size: images in a step, at least 1. hold, ramp: once 0.9 of a batch's bits are
-    read, fidelity to the image counts nothing for `hold` more steps, then its weight rises to 10
-    over `ramp` steps; 0 and 1 or more. lr: of Adam, constant, above 0. encoder_precision: of the
-    encoder's and decoder's training; images are always encoded in fp32.
+    1. encoder_batch_size: images in a step, at least 1. hold: steps after 0.9 of a batch's bits are
+    read in which fidelity to the image still counts nothing, 0 or more. ramp: steps after these in
+    which its weight rises to 10, 1 or more. lr: of Adam, constant, above 0. encoder_precision: of
+    the encoder's and decoder's training; images are always encoded in fp32.
 
     The encoder and decoder are those of StegaStamp (Tancik et al. 2020, arXiv 1904.05343).
 

@@ -28,10 +28,11 @@ class WaNet(Attack):
     noise mode, warped along the field plus fresh noise, with unchanged labels: the model has to
     learn this field and not warping as such. The whole batch is augmented after that.
 
-    k: control points on each side of the field, 2 to 1,024. s: strength, 0 to 100; pixels move
-    by about 0.38 s along each axis. cross_ratio: 0 to 1,000; noise images take at most the rest of
-    the batch. as_published: draw one crop, angle and flip for a whole batch; if false (the paper),
-    draw them for each image. `augment: false` in the recipe turns either off.
+    k: control points on each side of the field, 2 to 1,024. s: strength, 0 to 100; pixels move by
+    about 0.38 s along each axis. cross_ratio: noise images for each warped one, 0 to 1,000; they
+    take at most the rest of the batch. as_published: draw one crop, angle and flip for a whole
+    batch; if false (the paper), draw them for each image. `augment: false` in the recipe turns
+    either off.
 
     Published runs train at a learning rate of 0.01 and divide it by 10 every 100 epochs (`schedule:
     multistep`), which on CIFAR-10 means that it is constant.
@@ -54,6 +55,9 @@ class WaNet(Attack):
         check_range(self, "k", least=2, most=1024)
         check_range(self, "s", least=0, most=100)
         check_range(self, "cross_ratio", least=0, most=1000)
+
+    def preview(self, size: int, asset: Tensors | None) -> Trigger | None:
+        return Warp(self.grid(size))
 
     def __call__(
         self,

@@ -62,6 +62,9 @@ class Wrapped(Attack):
     def canonical(self) -> dict[str, Any]:
         return super().canonical() | {"attack": self.attack.canonical()}
 
+    def preview(self, size: int, asset: Tensors | None) -> Trigger | None:
+        return self.attack.preview(size, asset)
+
     @property
     def parts(self) -> tuple[Attack, ...]:
         return self.attack.parts

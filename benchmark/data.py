@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from sau_bench.benchmark.errors import InputError
-from sau_bench.benchmark.plugin import Plugin, plugin_name
+from sau_bench.benchmark.plugin import Plugin, config_name
+from sau_bench.benchmark.shipped import command
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Dataset(Plugin):
         reason = f" ({why})" if why else ""
         return InputError(
             f"{self.name} is missing or damaged in {str(root)!r}{reason}; "
-            f"make it with: python run_grid.py fetch {plugin_name(self)} --data {root}"
+            f"make it with: {command()} fetch {config_name(type(self))} --data {root}"
         )
 
 

@@ -11,7 +11,8 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -68,8 +69,25 @@ def load(kind: str, name: str) -> type[Plugin]:
     known = plugin_names(kind)
     raise InputError(
         f"unknown {kind[:-1]} {shown(name)}; accepted: {listed(known)}, "
-        f"or the path of a .py file{nearest(name, known)}"
+        f"or the path of a .py file{_argument_of(kind, name, known) or nearest(name, known)}"
     )
+
+
+def kinds_of(name: str) -> list[str]:
+    """The kinds of which a name, or the path of a Python file, is a plugin.
+
+    Raises:
+        InputError: a file that cannot be imported.
+    """
+    if not name.endswith(".py"):
+        return [kind for kind in KINDS if name in plugin_names(kind)]
+    module = import_file(Path(name))
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    ]
+    return [kind for kind in KINDS if any(issubclass(cls, _base(kind)) for cls in classes)]
 
 
 def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -121,6 +139,19 @@ def build(kind: str, spec: str | Mapping[str, Any]) -> Plugin:
     plugin: Plugin = construct(cls, values, what)
     _check_usable(plugin, what)
     return plugin
+
+
+def _argument_of(kind: str, value: str, known: Sequence[str]) -> str:
+    """`; did you mean 'timm:resnet18'?` if a plugin takes this value behind a colon.
+
+    known: names of plugins.
+    """
+    for name in known:
+        spec = f"{name}:{value}"
+        with suppress(InputError):
+            if load(kind, name).argument is not None and build(kind, spec):
+                return f"; did you mean {spec!r}?"
+    return ""
 
 
 def _argument(cls: type[Plugin]) -> str:
@@ -203,6 +234,8 @@ def _the_class(kind: str, module: ModuleType, where: str) -> type[Plugin]:
     base = _base(kind)
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
+            if advice := _plain_base(value):
+                raise InputError(f"{where}: {advice}")
             if issubclass(value, base) and value is not base:
                 return _complete(kind, value, where)
             other = next((k for k in KINDS if issubclass(value, _base(k))), None)
@@ -216,6 +249,28 @@ def _the_class(kind: str, module: ModuleType, where: str) -> type[Plugin]:
     )
 
 
+def no_plugin(file: str) -> str:
+    """What is wrong with a file that `kinds_of` finds no plugin in."""
+    module = import_file(Path(file))
+    for value in vars(module).values():
+        if isinstance(value, type) and (advice := _plain_base(value)):
+            return f"{file}: {advice}"
+    names = [f"{base.rpartition(':')[2]} ({base.rpartition(':')[0]})" for base in BASES.values()]
+    return f"{file} defines no plugin; accepted: one class derived from {', '.join(names)}"
+
+
+def _plain_base(cls: type) -> str:
+    """What to write where a base of a class was imported by a plain name: it is another class."""
+    for base in cls.__mro__:
+        if f"sau_bench.{base.__module__}:{base.__qualname__}" in BASES.values():
+            return (
+                f"{cls.__qualname__} derives from {base.__module__}.{base.__qualname__}, which is "
+                "another class when it is imported so; write "
+                f"`from sau_bench.{base.__module__} import {base.__qualname__}`"
+            )
+    return ""
+
+
 def _complete(kind: str, cls: type[Plugin], where: str) -> type[Plugin]:
     """The class, if nothing is missing that a plugin needs.
 
@@ -225,7 +280,11 @@ def _complete(kind: str, cls: type[Plugin], where: str) -> type[Plugin]:
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     missing += [] if isinstance(getattr(cls, "name", None), str) else ["name (a class variable)"]
     if missing:
-        raise InputError(f"{where}: class {cls.__qualname__} lacks {' and '.join(missing)}")
+        advice = '; write `name: ClassVar[str] = "..."`, as tables print it'
+        raise InputError(
+            f"{where}: class {cls.__qualname__} lacks {' and '.join(missing)}"
+            f"{advice if missing[-1].startswith('name') else ''}"
+        )
     if "__dataclass_params__" not in vars(cls) or not cls.__dict__["__dataclass_params__"].frozen:
         raise InputError(
             f"{where}: class {cls.__qualname__} is not a frozen dataclass; "

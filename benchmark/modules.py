@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,8 +37,7 @@ def import_module(name: str, where: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the file raises, sys.exit included
-        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
-        raise InputError(f"{where} cannot be imported: {reason}") from error
+        raise InputError(f"{where} cannot be imported: {_reason(error)}") from error
 
 
 def import_file(path: Path) -> ModuleType:
@@ -52,7 +52,8 @@ def import_file(path: Path) -> ModuleType:
     package = BY_PATH + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     name = f"{package}.{path.stem}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path, loader=_Exact(name, str(path)))
+        loader = _Exact(name, os.path.abspath(path))
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
@@ -63,8 +64,7 @@ def import_file(path: Path) -> ModuleType:
             raise
         except BaseException as error:  # whatever the file raises, sys.exit included
             sys.modules.pop(name, None)
-            reason = f"{type(error).__name__}: {one_line(error)[:200]}"
-            raise InputError(f"{path} cannot be imported: {reason}") from error
+            raise InputError(f"{path} cannot be imported: {_reason(error)}") from error
     return sys.modules[name]
 
 
@@ -90,6 +90,24 @@ def file_digest(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return ""
+
+
+ADVICE = {
+    "cannot inherit non-frozen dataclass": "write @dataclass(frozen=True, kw_only=True)",
+    "non-default argument": "write @dataclass(frozen=True, kw_only=True)",
+    "mutable default": "use a tuple, or field(default_factory=...)",
+    **{
+        f"No module named '{name}": f"this project's are imported as sau_bench.{name}"
+        for name in ("attacks", "benchmark", "defenses", "models")
+    },
+}
+"""What to do about errors of imports that authors of plugins meet, by how Python's words begin."""
+
+
+def _reason(error: BaseException) -> str:
+    text = one_line(error)
+    advice = next((f"; {told}" for words, told in ADVICE.items() if text.startswith(words)), "")
+    return f"{type(error).__name__}: {text[:200]}{advice}"
 
 
 class _Exact(SourceFileLoader):

@@ -70,6 +70,16 @@ def plugin_name(plugin: Plugin) -> str:
     return type(plugin).__module__.rsplit(".", 1)[-1]
 
 
+def config_name(cls: type) -> str:
+    """How a config names a plugin class: by path, entry point, or the name of a built-in file."""
+    module = cls.__module__
+    if is_by_path(module):
+        return inspect.getfile(cls)
+    entries = (entry for kind in KINDS for entry in installed(kind))
+    names = [e.name for e in entries if e.module == module and e.attr in ("", cls.__qualname__)]
+    return names[0] if names else module.rsplit(".", 1)[-1]
+
+
 def origin(cls: type) -> dict[str, str]:
     """What tells a class from outside the tree from a built-in one of the same name and fields.
 
@@ -101,6 +111,31 @@ def pickled(value: Any) -> tuple[Any, ...]:
     values = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
     where = cls.__module__, inspect.getfile(cls), cls.__qualname__
     return _restore, (*where, text_digest(cls), values)
+
+
+def unannotated(cls: type) -> list[str]:
+    """Names that a plugin's file gives values in its class, but no annotation: they are no fields.
+
+    Without methods, names that begin with an underscore, and class variables of the base classes.
+    """
+    annotated = {name for base in cls.__mro__ for name in getattr(base, "__annotations__", {})}
+    return [
+        name
+        for base in cls.__mro__
+        if base.__module__ == cls.__module__
+        for name, value in vars(base).items()
+        if not (name.startswith("_") or name in annotated)
+        and not (callable(value) or hasattr(value, "__get__"))
+    ]
+
+
+def lacks_annotation(cls: type, name: str) -> str:
+    """What to say of a name of `unannotated`."""
+    value = getattr(cls, name)
+    return (
+        f"{cls.__name__}.{name} is no field, so no config can set it; write `{name}: "
+        f"{type(value).__name__} = {shown(value)}`, or `ClassVar[...]` for a constant"
+    )
 
 
 def installed(kind: str) -> list[EntryPoint]:
@@ -148,6 +183,8 @@ def _check_names(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
     accepted = {f.name: f for f in fields(cls)}
     for name, value in values.items():
         if name not in accepted:
+            if name in unannotated(cls):
+                raise InputError(f"{what}: {lacks_annotation(cls, name)}")
             raise InputError(
                 f"{what}: unknown field {shown(name)}; accepted: {listed(accepted)}"
                 f"{nearest(str(name), accepted)}"

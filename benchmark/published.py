@@ -16,9 +16,8 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from sau_bench.benchmark.rows import UNDEFENDED
+from sau_bench.benchmark.shipped import PAPER
 
-PAPER = Path(__file__).resolve().parents[1] / "results" / "paper"
-"""The folder of the published numbers, in a clone; its README describes the files."""
 AVERAGE = "Average"
 """What takes the place of the attack in a paper's own line of averages."""
 SCORES = ("acc", "asr", "racc", "der", "asr_1", "asr_2")

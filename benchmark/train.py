@@ -49,12 +49,13 @@ class Recipe:
     leave out the last batch of an epoch if it is smaller than the others. optimizer: "sgd", or
     "adam" with amsgrad and default betas. lr: learning rate at the start, 0 to 1,000. momentum: of
     SGD, in [0, 1). weight_decay: on all parameters, 0 to 1,000. schedule: stepped once an epoch;
-    "cosine" anneals to 0 at `period` epochs (`epochs` when absent), "plateau" divides by 10 when
-    the mean training loss has not fallen for 10 epochs, "multistep" divides by 10 every `period`
-    epochs (100 when absent). augment: random crop (4 pixels of zero padding), and flip where the
-    data allows it. batch_norm: "frozen" leaves the whole model in evaluation mode, so that
-    statistics neither change nor come from the batch; affine parameters train either way.
-    precision: "bf16" and "tf32" round inside matrix products and convolutions only.
+    "cosine" anneals to 0 at `period` epochs, "plateau" divides by 10 when the mean training loss
+    has not fallen for 10 epochs, "multistep" divides by 10 every `period` epochs. period: of the
+    schedule, in epochs, 1 to 100,000; when absent `epochs` of a cosine and 100 of "multistep".
+    augment: random crop (4 pixels of zero padding), and flip where the data allows it. batch_norm:
+    "frozen" leaves the whole model in evaluation mode, so that statistics neither change nor come
+    from the batch; affine parameters train either way. precision: "bf16" and "tf32" round inside
+    matrix products and convolutions only.
     """
 
     epochs: int = 100

@@ -36,11 +36,11 @@ class ANP(Defense):
 
     eps: start of the perturbation, relative to w and b, 0 to 100; the ascent moves it further by at
     most as much again, unclipped. steps: of the ascent, eps / steps each, 1 to 10,000. alpha:
-    weight of the loss without perturbation, in [0, 1]. lr, momentum: of SGD on m, 0 to 1,000 and in
-    [0, 1). iterations: steps on m, 1 to 10^7. batch_size: images drawn with replacement for each,
-    1 to 2^20. augment: crop and, where allowed, flip.
-    precision: of the forward and backward passes, as of a recipe. thresholds: in [0, 1], different,
-    one candidate each.
+    weight of the loss without perturbation, in [0, 1]. lr: of SGD on m, 0 to 1,000. momentum: of
+    the same, in [0, 1). iterations: steps on m, 1 to 10^7. batch_size: images drawn with
+    replacement for each, 1 to 2^20. augment: crop and, where allowed, flip. precision: of the
+    forward and backward passes, as of a recipe. thresholds: in [0, 1], different, one candidate
+    each.
 
     Note: the biases of pruned channels stay, as in the authors' code. Defaults are those of the
     published cells; the authors' are `lr: 0.2`, `batch_size: 128` and threshold 0.2. The SAU paper

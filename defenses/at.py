@@ -25,10 +25,11 @@ class AT(Defense):
     (SAU paper, arXiv 2307.10562, table 6, C + D). All settings are those of SAU.
 
     eps: bound of the perturbation, in pixels of [0, 1], above 0 and at most 10. step: sign step,
-    the same. steps: of the inner maximisation, 1 to 10,000. start: where it begins. clean_weight:
-    weight, 0 or more, of CE(f(x), y) beside the adversarial term. recipe: Adam (amsgrad) at 1e-4,
-    constant; batch norm frozen and no augmentation, both part of the method; 100 epochs (Tiny
-    ImageNet: 20).
+    the same. steps: of the inner maximisation, 1 to 10,000. start: where it begins: at "max" +eps
+    in every pixel, at "min" -eps, at "zero" no change, at "random" a uniform draw from [0, 1],
+    projected. clean_weight: weight, 0 or more, of CE(f(x), y) beside the adversarial term. recipe:
+    Adam (amsgrad) at 1e-4, constant; batch norm frozen and no augmentation, both part of the
+    method; 100 epochs (Tiny ImageNet: 20).
 
     Note: x + e is not clipped to [0, 1], as in SAU. The SAU paper does not say whether its AT has
     the clean term; without it (weight 0) the method is that of Madry et al.

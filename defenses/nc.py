@@ -36,14 +36,14 @@ class NC(Defense):
     median. Fine-tuning then sees a share of the images stamped, with their true labels.
 
     success: share of images that must be predicted t, in (0, 1]. epochs: passes over the data, at
-    most. lr, betas: of Adam, above 0 and at most 1,000, and in [0, 1). batch_size: images in a
-    step. cost: of the mask's norm at first; doubled after `patience` epochs of success, divided by
-    2^1.5 after as many without. stale: epochs without a gain of 1 % in the norm that end a class's
-    search. anomaly: index, above 0. stamped: share of the data that is stamped, in (0, 1). recipe:
-    of the fine-tuning, as FT; its `augment` and `precision` hold for the search too. as_published:
-    normalise the pattern as the code behind the published cells does, which applies the constants
-    of the channels to the first rows of the pattern; if false, images and patterns are blended as
-    pixels.
+    most. lr: of Adam, above 0 and at most 1,000. betas: of Adam, in [0, 1). batch_size: images in a
+    step. cost: of the mask's norm at first. patience: epochs of success that double the cost, and
+    epochs without that divide it by 2^1.5. stale: epochs without a gain of 1 % in the norm that end
+    a class's search. anomaly: index beyond which a class is flagged, above 0. stamped: share of the
+    data that is stamped, in (0, 1). recipe: of the fine-tuning, as FT; its `augment` and
+    `precision` hold for the search too. as_published: normalise the pattern as the code behind the
+    published cells does, which applies the constants of the channels to the first rows of the
+    pattern; if false, images and patterns are blended as pixels.
 
     Note: all classes are searched at once on the same batches. The subset is the common one for
     search and unlearning, and stamped images are cut off at [0, 1], not wrapped around.

@@ -40,13 +40,15 @@ class SAU(Defense):
     x' is not clipped, an example that is shared already stops moving, L_sar counts images whose
     class by f0 on x' is wrong and not its class on x.
 
-    lambda_1 .. lambda_4: weights, 0 or more. norm: the set of perturbations; "ensemble" draws one
-    of the other four for each batch (table 13). eps: bound of the L-infinity ball, in pixels of [0,
-    1], above 0 and at most 10. step: sign step, the same. steps: of the inner maximisation, 1 to
-    10,000. start: where it begins. generation, unlearning: "vanilla" replaces either half by that
-    of adversarial training (table 6: A or C, B or D); "vanilla" unlearning keeps the clean term and
-    has CE(f(x + e), y) in place of L_sar. recipe: Adam (amsgrad) at 1e-4, constant; batch norm
-    frozen and no augmentation, both part of the method; 100 epochs (Tiny ImageNet: 20).
+    lambda_1, lambda_2, lambda_3, lambda_4: weights, 0 or more. norm: the set of perturbations;
+    "ensemble" draws one of the other four for each batch (table 13). eps: bound of the L-infinity
+    ball, in pixels of [0, 1], above 0 and at most 10. step: sign step, the same. steps: of the
+    inner maximisation, 1 to 10,000. start: where it begins: at "max" +eps in every pixel, at "min"
+    -eps, at "zero" no change, at "random" a uniform draw from [0, 1], projected. generation,
+    unlearning: "vanilla" replaces either half by that of adversarial training (table 6: A or C, B
+    or D); "vanilla" unlearning keeps the clean term and has CE(f(x + e), y) in place of L_sar.
+    recipe: Adam (amsgrad) at 1e-4, constant; batch norm frozen and no augmentation, both part of
+    the method; 100 epochs (Tiny ImageNet: 20).
 
     Note: the paper does not say whether its A + D has the clean term; `lambda_1: 0` leaves it out.
     L1 and L2 balls have radius 500 and 10 (appendix B.4); the radius 0.05 and the step 0.025 of the

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from sau_bench.benchmark import risk
 from sau_bench.benchmark.cache.store import Store
-from sau_bench.benchmark.cli.cells import find_cell, load_model
+from sau_bench.benchmark.cli.cells import load_model
+from sau_bench.benchmark.cli.find import find_cell
 from sau_bench.benchmark.jobs.job import DefenseJob
 from sau_bench.benchmark.jobs.run_job import load_victim
 from sau_bench.models.classifier import Classifier

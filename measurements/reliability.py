@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- from measurements/reliability.py -->", "<!-- end of the table -->"
+BEGIN, END = "<!-- made by measurements/reliability.py -->", "<!-- end of the table -->"
 
 
 class Tried:

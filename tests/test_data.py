@@ -231,13 +231,13 @@ def test_cifar10_is_read_from_torchvisions_files(batches, monkeypatch):
 def test_missing_cifar10_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(InputError) as told:
         Cifar10()(tmp_path / "data")
-    assert f"python run_grid.py fetch cifar10 --data {tmp_path / 'data'}" in str(told.value)
+    assert f"sau-bench fetch cifar10 --data {tmp_path / 'data'}" in str(told.value)
     assert "\n" not in str(told.value)
     assert not (tmp_path / "data").exists()
 
 
 def test_damaged_cifar10_names_the_command_that_makes_it(batches):
-    with pytest.raises(InputError, match=r"damaged.*python run_grid\.py fetch cifar10 --data"):
+    with pytest.raises(InputError, match=r"damaged.*sau-bench fetch cifar10 --data"):
         Cifar10()(batches[0])
 
 

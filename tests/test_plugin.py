@@ -24,7 +24,7 @@ from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.errors import InputError, check_range
 from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
 from sau_bench.benchmark.loading import build, load, plugin_names
-from sau_bench.benchmark.plugin import KINDS, Plugin, origin, plugin_name
+from sau_bench.benchmark.plugin import KINDS, Plugin, config_name, origin, plugin_name
 from sau_bench.benchmark.process import Stale
 from sau_bench.benchmark.train import Recipe
 from sau_bench.defenses.ft import FT
@@ -97,6 +97,8 @@ def test_a_nested_recipe_keeps_the_plugins_own_defaults():
         ("attacks", "badnet", ["unknown attack 'badnet'", "blended", "did you mean 'badnets'?"]),
         ("defenses", "sua", ["unknown defense 'sua'", "ft", "did you mean 'sau'?"]),
         ("models", "preact_resnet19", ["unknown model", "did you mean 'preact_resnet18'?"]),
+        ("models", "resnet18", ["unknown model", "did you mean 'timm:resnet18'?"]),
+        ("models", {"convnext_tiny": {}}, ["did you mean 'timm:convnext_tiny'?"]),
         ("datasets", "cifar11", ["unknown dataset", "digits", "did you mean 'cifar10'?"]),
         ("attacks", {"badnets": {"ratoi": 0.1}}, ["'ratoi'", "target", "did you mean 'ratio'?"]),
         ("attacks", {"badnets": {"ratio": "much"}}, ["attack 'badnets'", "ratio", "'much'"]),
@@ -267,6 +269,14 @@ def test_an_installed_plugin_is_found_by_its_entry_point(install):
         build("defenses", "thiers")
 
 
+def test_a_plugin_class_knows_what_a_config_calls_it(install, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(THEIRS)
+    install("theirs", "their.module", THEIRS, "their_name = their.module:Mine")
+    by_entry, by_path = load("defenses", "their_name"), load("defenses", str(file))
+    assert [config_name(cls) for cls in (by_entry, by_path, FT)] == ["their_name", str(file), "ft"]
+
+
 def test_an_installed_plugin_with_the_fields_of_a_built_in_one_has_keys_of_its_own(install):
     """Else their FT would be handed the cached numbers of ours."""
     source = (Path(inspect.getfile(FT))).read_text()
@@ -352,10 +362,11 @@ def test_a_name_that_two_plugins_have_is_refused_with_both_owners(install):
 
 def test_a_broken_installed_plugin_costs_its_line_of_the_list(install):
     install("theirs", "theirs", "import no_such_module", "theirs = theirs", "ft = theirs")
-    lines = {line.partition(":")[0]: line for line in describe("defenses")}
+    entries = "\n".join(describe("defenses")).replace("\n  ", " ").splitlines()
+    lines = {entry.partition(":")[0]: entry for entry in entries}
     assert "broken" in lines["theirs"] and "no_such_module" in lines["theirs"]
     assert "broken" in lines["ft"] and "defenses/ft.py" in lines["ft"]
-    assert lines["sau"].startswith("sau: SAU (lambda_1=1.0")
+    assert lines["sau"].startswith("sau: SAU, arXiv 2307.10562 Find") and "eps=0.2" in lines["sau"]
     assert len(lines) == len(plugin_names("defenses"))
 
 

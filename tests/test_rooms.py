@@ -20,6 +20,7 @@ KNOWS = {
     "grid": {"ground", *PLUGINS, "jobs", "cache"},
     "report": {"ground"},
     "contract": {"ground", *PLUGINS, "jobs"},
+    "templates": {"ground", *PLUGINS},
 }
 KNOWS["cli"] = set(KNOWS)
 """What each room may import, itself aside; "ground" is the files of `benchmark/`."""

@@ -7,10 +7,11 @@ import importlib
 import sys
 from pathlib import Path
 
-from sau_bench.benchmark.cli.run import seconds
+from sau_bench.benchmark.cli.options import seconds
 from sau_bench.benchmark.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+"""The top level of a clone; of an installed package nothing."""
 
 
 def bench(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The verb `cache` of the command line: `python run_grid.py cache ls|verify|gc`."""
+"""The verb `cache` of the command line: `cache ls|verify|gc`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 from sau_bench.benchmark.cache.checksums import faults
 from sau_bench.benchmark.cache.claims import Claims
 from sau_bench.benchmark.cache.clean import delete, jobs, open_cache, titles, unused
+from sau_bench.benchmark.cli.options import example_of
 from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.shipped import find_config
 from sau_bench.benchmark.standins import without_torch
 
 BAD = 1
@@ -23,18 +25,22 @@ BAD = 1
 def add_cache(verbs: argparse._SubParsersAction[Any]) -> None:
     """Add the verb with its actions."""
     text = "list the job folders, compare them with their checksums, delete unused ones"
-    actions = verbs.add_parser("cache", help=text, description=text).add_subparsers(
+    example = example_of("cache gc configs/cifar10_cpu.yaml --delete")
+    actions = verbs.add_parser("cache", help=text, description=text, epilog=example).add_subparsers(
         required=True, metavar="ACTION"
     )
 
     def action(
         name: str, function: Callable[[argparse.Namespace], int], text: str, *, configs: bool
     ) -> argparse.ArgumentParser:
-        sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        example = example_of(f"cache {name}" + " configs/cifar10_cpu.yaml" * configs)
+        sub: argparse.ArgumentParser = actions.add_parser(
+            name, help=text, description=text, epilog=example
+        )
         sub.set_defaults(verb=function)
         if configs:
             default = "what counts as used (default: all of configs/)"
-            sub.add_argument("configs", nargs="*", type=Path, metavar="CONFIG", help=default)
+            sub.add_argument("configs", nargs="*", type=find_config, metavar="CONFIG", help=default)
         sub.add_argument("--cache", type=Path, default=Path("results/cache"), help="job folders")
         return sub
 

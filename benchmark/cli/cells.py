@@ -8,47 +8,11 @@ from pathlib import Path
 import torch
 
 from sau_bench.benchmark.cache.store import Store
-from sau_bench.benchmark.errors import InputError, shown
-from sau_bench.benchmark.grid.config import read
-from sau_bench.benchmark.grid.grid import make_grid
-from sau_bench.benchmark.grid.labels import filters_of
-from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
+from sau_bench.benchmark.cli.find import find_cell
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.jobs.job import DefenseJob
 from sau_bench.benchmark.jobs.run_job import load_defended, load_victim
-from sau_bench.benchmark.plugin import Plugin, plugin_name
 from sau_bench.models.classifier import Classifier
-
-
-def find_cell(config: Path, only: Sequence[str]) -> AttackJob | DefenseJob:
-    """The job of the one cell of a grid that names select.
-
-    Args:
-        config: of the grid.
-        only: texts such as "attack=badnets,defense=SAU", with names of plugins or labels of the
-            tables; "defense=No Defense" is the victim.
-
-    Raises:
-        InputError: the names select no cell or several.
-    """
-    grid, filters = make_grid(read(config)), filters_of(only, "only")
-
-    def is_wanted(victim: AttackJob, defended: DefenseJob | None) -> bool:
-        plugins: dict[str, Plugin] = {
-            "dataset": victim.dataset,
-            "model": victim.architecture,
-            "attack": victim.attack,
-        }
-        if defended:
-            plugins["defense"] = defended.defense
-        names = {axis: {str(name)} for axis, name in grid.place(victim, defended).items()}
-        for axis, plugin in plugins.items():
-            names[axis].add(plugin_name(plugin))
-        return all(names[axis] & chosen for axis, chosen in filters.items())
-
-    found = [(victim, defended) for victim, defended in grid.cells() if is_wanted(victim, defended)]
-    if len(found) != 1:
-        raise InputError(f"{shown(', '.join(only), 200)} selects {len(found)} cells, accepted: one")
-    ((victim, defended),) = found
-    return defended or victim
 
 
 def load_model(
@@ -61,7 +25,7 @@ def load_model(
     """The trained model of one cell of a grid, in evaluation mode.
 
     Args:
-        config, only: see `find_cell`.
+        config, only: see `benchmark.cli.find.one_cell`.
         cache: folder of the jobs.
         device: to load onto.
         step: round or candidate of a defense; needed where several were kept.

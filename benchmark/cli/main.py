@@ -1,4 +1,4 @@
-"""The command line: `python run_grid.py VERB`."""
+"""The command line: `sau-bench VERB`, or `python run_grid.py VERB` in a clone."""
 
 from __future__ import annotations
 
@@ -10,19 +10,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from sau_bench import __version__
 from sau_bench.benchmark.cli.bench import add_bench, bench
 from sau_bench.benchmark.cli.cache import add_cache
+from sau_bench.benchmark.cli.check import add_check, check
 from sau_bench.benchmark.cli.export import export
-from sau_bench.benchmark.cli.options import add_config, add_data
+from sau_bench.benchmark.cli.new import add_new, new
+from sau_bench.benchmark.cli.options import add_config, add_data, example_of, kind_of
 from sau_bench.benchmark.cli.plugins import fetch, list_plugins
 from sau_bench.benchmark.cli.report import report
-from sau_bench.benchmark.cli.run import run
+from sau_bench.benchmark.cli.run import add_run, run
 from sau_bench.benchmark.cli.show import show
 from sau_bench.benchmark.cli.status import status
 from sau_bench.benchmark.cli.terminate import Terminated, ignore_signals
+from sau_bench.benchmark.cli.why import add_why, why
 from sau_bench.benchmark.errors import InputError, nearest, one_line, printable
+from sau_bench.benchmark.shipped import command
 
-VERBS = ("run", "status", "report", "show", "export", "cache", "fetch", "list", "bench")
+VERBS = (
+    "run", "status", "why", "report", "show", "export",
+    "new", "check", "list", "fetch", "cache", "bench",
+)  # fmt: skip
+TOP = ("-h", "--help", "--version")
+"""Options in place of a verb; what else begins so belongs to `run`."""
 LINE = 2_000
 """Characters of an error."""
 INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -32,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 fine, 1 incomplete, 2 bad input."""
     _print_anything()
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+    if not words or (words[0].startswith("-") and words[0] not in TOP):
         words.insert(0, "run")
     try:
         if not words[0].startswith("-") and words[0] not in VERBS:
             raise InputError(
                 f"unknown verb {words[0]!r}; accepted: {', '.join(VERBS)}{nearest(words[0], VERBS)}"
             )
-        arguments = _parser().parse_args(words)
+        arguments = make_parser().parse_args(words)
         return int(arguments.verb(arguments))
     except InputError as error:
         print(f"error: {printable(one_line(error), LINE)}", file=sys.stderr)
@@ -72,63 +82,93 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="run_grid.py", description="Reference benchmark of backdoor defenses.")
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(prog=command(), description="Reference benchmark of backdoor defenses.")
+    parser.add_argument("--version", action="version", version=f"sau-bench {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(
-        name: str, function: Callable[[argparse.Namespace], int], text: str
+        function: Callable[[argparse.Namespace], int], text: str, example: str
     ) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=text, description=text)
+        """example: of its arguments, the name of the verb first."""
+        name = example.split()[0]
+        sub = verbs.add_parser(name, help=text, description=text, epilog=example_of(example))
         sub.set_defaults(verb=function)
         return sub
 
-    running = verb("run", run, "run what is missing of a grid, then write rows, tables and figures")
-    add_config(running, cache=True)
-    add_data(running)
-    running.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, or CUDA indices such as 0,1"
+    add_run(
+        verb(
+            run,
+            "run what is missing of a grid, then write rows, tables and figures",
+            "run configs/cifar10_cpu.yaml --only attack=badnets --budget 8h",
+        )
     )
-    running.add_argument("--per-device", type=int, default=1, help="jobs that share one device")
-    running.add_argument(
-        "--engine", choices=("local", "dask"), default="local", help="where jobs run"
-    )
-    running.add_argument("--scheduler", metavar="ADDRESS_OR_FILE", help="of the Dask cluster")
-    running.add_argument(
-        "--resource", default="GPU", help="what a job takes one of on a Dask worker (default: GPU)"
-    )
-    running.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
-    running.add_argument(
-        "--smoke",
-        action="store_true",
-        help="shrink images, epochs and networks: does it run at all? (into RESULTS/smoke)",
-    )
-    running.add_argument("--retry-failed", action="store_true", help="try recorded failures again")
-    running.add_argument(
-        "--force",
-        action="append",
-        default=[],
-        metavar="AXIS=NAME,...",
-        help="cells to run again, such as attack=wanet; may be repeated",
-    )
-    running.add_argument("--budget", help="start no job that would end later, such as 30m or 1h30m")
-    running.add_argument("--time-limit", help="kill a job that runs longer, such as 2h")
-    add_config(verb("status", status, "what is done, running, failed and missing"), cache=True)
     add_config(
-        verb("report", report, "tables and figures from rows.csv, without torch"), cache=False
+        verb(
+            status,
+            "what is done, running, failed and missing, and how long the rest takes",
+            "status configs/cifar10_cpu.yaml --only attack=badnets",
+        ),
+        cache=True,
     )
-    showing = verb("show", show, "a contact sheet: clean and poisoned images of each attack")
+    add_why(
+        verb(
+            why,
+            "where the number of one cell comes from",
+            'why configs/cifar10_cpu.yaml attack=badnets "defense=i-BAU"',
+        )
+    )
+    add_config(
+        verb(
+            report,
+            "tables and figures from rows.csv, without torch",
+            "report configs/cifar10_cpu.yaml",
+        ),
+        cache=False,
+    )
+    showing = verb(
+        show,
+        "a contact sheet: clean and poisoned images of each attack, trained or not",
+        "show configs/cifar10_cpu.yaml --only attack=blended",
+    )
     add_config(showing, cache=True)
     add_data(showing)
-    exporting = verb("export", export, "victims and triggered images in BackdoorBench's layout")
+    exporting = verb(
+        export,
+        "victims and triggered images in BackdoorBench's layout",
+        "export cifar10_cpu --only attack=badnets victims",
+    )
     add_config(exporting, cache=True)
     exporting.add_argument("folder", type=Path, help="a folder for each victim is made below it")
     add_data(exporting)
-    add_cache(verbs)
-    fetching = verb("fetch", fetch, "download a dataset")
+    add_new(
+        verb(
+            new,
+            "write a file to begin a plugin with, which works as it is",
+            "new defense my_defense --to plugins",
+        )
+    )
+    add_check(
+        verb(
+            check,
+            "whether a plugin keeps its contract, and if not, what to change",
+            "check my_defense.py",
+        )
+    )
+    listing = verb(list_plugins, "built-in and installed plugins and their fields", "list defenses")
+    listing.add_argument(
+        "kind", nargs="?", type=kind_of, help="attacks, defenses, datasets or models (default: all)"
+    )
+    fetching = verb(fetch, "download a dataset", "fetch cifar10 --data /scratch/data")
     fetching.add_argument("dataset")
     add_data(fetching)
-    listing = verb("list", list_plugins, "built-in and installed plugins and their fields")
-    listing.add_argument("kind", choices=("attacks", "defenses", "datasets", "models"))
-    add_bench(verb("bench", bench, "how fast this machine runs the benchmark, against a ceiling"))
+    add_cache(verbs)
+    add_bench(
+        verb(
+            bench,
+            "how fast this machine runs the benchmark, against a ceiling",
+            "bench --device cpu --only training",
+        )
+    )
     return parser

@@ -4,18 +4,74 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.errors import InputError, nearest, printable
+from sau_bench.benchmark.shipped import command, find_config
+
+UNITS = {"h": 3600, "m": 60, "s": 1}
+LONGEST = 10 * 365 * 24 * 3600
+"""Seconds of a duration on the command line."""
+KINDS = ("attacks", "defenses", "datasets", "models")
 
 
-def add_config(parser: argparse.ArgumentParser, *, cache: bool) -> None:
-    """The config and where its results are; `cache`: where its jobs are, and a part of them."""
-    parser.add_argument("config", nargs="?", type=Path, default=Path("configs/quickstart.yaml"))
+def kind_of(text: str) -> str:
+    """The kind of plugins, such as "attacks", that an argument names in singular or plural."""
+    kinds = {name: kind for kind in KINDS for name in (kind[:-1], kind)}
+    if text not in kinds:
+        accepted = ", ".join(kind[:-1] for kind in KINDS)
+        raise argparse.ArgumentTypeError(
+            f"{printable(text, 40)!r}, accepted: {accepted}, or {', '.join(KINDS)}"
+            f"{nearest(text, kinds)}"
+        )
+    return kinds[text]
+
+
+def seconds(text: str, flag: str) -> float:
+    """Seconds of "90s", "30m", "2h" or "1h30m".
+
+    Raises:
+        InputError: anything else, and zero.
+    """
+    numbers = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", text.strip())
+    total = sum(
+        int(number) * unit
+        for number, unit in zip(
+            numbers.groups("0") if numbers else (), UNITS.values(), strict=False
+        )
+    )
+    if not 0 < total <= LONGEST:
+        raise InputError(
+            f"{flag} is {printable(text, 40)!r}, accepted: such as 90s, 30m, 2h or 1h30m, at most "
+            f"{LONGEST // 3600}h"
+        )
+    return float(total)
+
+
+def example_of(arguments: str) -> str:
+    """The last line of the help of a verb."""
+    return f"example: {command()} {arguments}"
+
+
+def add_config(parser: argparse.ArgumentParser, *, cache: bool, only: bool = True) -> None:
+    """The config and where its results are; `cache`: where its jobs are; `only`: a part of them."""
+    what = "a YAML file, or the name of a config that is shipped"
+    if only:
+        parser.add_argument(
+            "config",
+            nargs="?",
+            type=find_config,
+            default="quickstart",
+            help=f"{what} (default: quickstart)",
+        )
+    else:  # other arguments follow
+        parser.add_argument("config", type=find_config, help=what)
     parser.add_argument("--results", type=Path, default=Path("results"), help="output folder")
     if cache:
         parser.add_argument("--cache", type=Path, help="job folders (default: RESULTS/cache)")
+    if cache and only:
         parser.add_argument(
             "--only",
             action="append",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,9 +17,13 @@ from rich.progress import Progress as Bars
 from sau_bench.benchmark.cache.step import Plan
 from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.errors import InputError, printable
+from sau_bench.benchmark.rows import UNDEFENDED
 from sau_bench.benchmark.run.driver import Outcome, Trial, last_lines
 from sau_bench.benchmark.run.durations import Durations, wall_time
 from sau_bench.benchmark.run.pool import Pool
+
+if TYPE_CHECKING:
+    from sau_bench.benchmark.grid.grid import Grid
 
 WIDEST = 2_000
 """Characters of a line."""
@@ -127,6 +132,32 @@ class Progress:
         waiting = [key for key in self.open if key not in ran]
         left = wall_time(self.plan, ran, waiting, self.pool.slots(), self.durations)
         return f", about {duration(left)} left"
+
+
+def closing_line(progress: Progress, left: int, store: Store) -> str:
+    """How many jobs have no result, why the first of them failed, and where its traceback is."""
+    counts = {"failed": len(progress.failed), "blocked": progress.counts["blocked"]}
+    parts = [f"{count} {word}" for word, count in (counts | {"left out": left}).items() if count]
+    first, why = next(iter(progress.failed.items()))
+    return (
+        f"{sum(counts.values()) + left} of {len(progress.plan)} jobs have no result: "
+        f"{', '.join(parts)}; the first, {progress.plan[first]}: {why}; its traceback: "
+        f"{store.failures / f'{first}.json'}"
+    )
+
+
+def verdict_of(grids: Sequence[Grid], store: Store, key: str) -> str:
+    """The status of the model that counts, of a finished job in the words of a row."""
+    from sau_bench.benchmark.grid.grid import Grid
+
+    for victim, place in (pair for grid in grids for pair in grid.places.items()):
+        if victim.key == key and place.get("defense") == UNDEFENDED:
+            # The grid judges a victim by its dataset.
+            return str(Grid({victim: place}).rows(store)["status"].iloc[-1])
+    rows = store.rows(key)
+    if all(row.get("kind") == "candidates" for row in rows):  # bad ones among them are normal
+        rows = sorted(rows, key=lambda row: row.get("status") == "ok")
+    return str(rows[-1].get("status", "ok")) if rows else "ok"
 
 
 def last_epoch(draft: Path | None) -> tuple[int, int | None, str]:

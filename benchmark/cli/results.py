@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sau_bench.benchmark.errors import InputError, printable
 from sau_bench.benchmark.rows import AXES, COLUMNS, LATER_COLUMNS, NO_RESULT, Row
+from sau_bench.benchmark.shipped import PAPER
 from sau_bench.benchmark.standins import without_torch
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def write_report(folder: Path, config: Config, file: Path) -> None:
     """Write the report of `folder/rows.csv` and say where it is. file: of the config."""
     from sau_bench.benchmark.report.write import report
 
-    rules, published = config.select, published_of(file)
+    rules, published = _of_the_grid(config, file)
     files = report(folder, rules, config.effective_acc, config.average_collapsed, published)
     print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
 
@@ -146,8 +147,7 @@ def _is_current(folder: Path, config: Path) -> bool:
     from sau_bench.benchmark.grid.config import files_of
 
     code = Path(__file__).parents[1]
-    published = code.parent / "results" / "paper"
-    sources = [*files_of(config), folder / "rows.csv", code / "rows.py", *published.glob("*.*")]
+    sources = [*files_of(config), folder / "rows.csv", code / "rows.py", *PAPER.glob("*.*")]
     sources += [code / "published.py", code / "grid" / "published.py"]
     sources += (code / "report").glob("*.py")
     try:
@@ -157,30 +157,32 @@ def _is_current(folder: Path, config: Path) -> bool:
         return False
 
 
-def published_of(file: Path) -> Published | None:
-    """The published numbers that the jobs of a table are compared with, found by what was run.
+def _of_the_grid(config: Config, file: Path) -> tuple[Mapping[str, str], Published | None]:
+    """What the jobs of a table say to its report: its selection rules, by the labels of defenses,
+    and the published numbers that the jobs are compared with, found by what was run.
 
-    None without published numbers, or if the grid of the table cannot be made any more: its rows
-    are reported nevertheless. file: of the table.
+    If the grid cannot be made any more, its rows are reported nevertheless: without published
+    numbers, and rules are taken as those of labels. file: of the table.
     """
     from sau_bench.benchmark.published import read_paper
     from sau_bench.benchmark.report.published import Published
 
-    if (paper := read_paper()) is None:
-        return None
+    paper = read_paper()
 
-    def read_grid() -> Reproduced:
+    def read_grid() -> tuple[Mapping[str, str], Reproduced | None]:
         from sau_bench.benchmark.grid.config import read_tables
         from sau_bench.benchmark.grid.grid import make_grid
         from sau_bench.benchmark.grid.published import reproduced
 
-        return reproduced(make_grid(read_tables(file)[file]).jobs(), paper)
+        grid = make_grid(read_tables(file)[file])
+        return grid.rules(config.select), reproduced(grid.jobs(), paper) if paper else None
 
     try:
-        return Published(paper, without_torch(read_grid))
+        rules, found = without_torch(read_grid)
     except InputError as error:
-        print(f"published numbers are left out: {error}")
-        return None
+        print(f"published numbers are left out, and `select` is taken by labels: {error}")
+        return config.select, None
+    return rules, Published(paper, found) if paper and found else None
 
 
 def _usual(folder: Path, config: Path) -> str:

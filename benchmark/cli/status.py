@@ -1,10 +1,10 @@
-"""The verb `status`: what is done, running, failed and missing; without torch."""
+"""The verb `status`: what is done, running, failed and missing, and how long; without torch."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +14,20 @@ from sau_bench.benchmark.cache.claims import LEASE, Claims
 from sau_bench.benchmark.cache.clean import check_files
 from sau_bench.benchmark.cache.step import Plan, Step
 from sau_bench.benchmark.cache.store import Draft, Store
+from sau_bench.benchmark.cli.matrix import Matrix
 from sau_bench.benchmark.cli.options import cache_folder, check_folders
 from sau_bench.benchmark.cli.texts import changed_texts
-from sau_bench.benchmark.rows import AXES, UNDEFENDED
+from sau_bench.benchmark.errors import InputError
+from sau_bench.benchmark.rows import AXES
 from sau_bench.benchmark.run.failures import recorded
 from sau_bench.benchmark.standins import without_torch
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from sau_bench.benchmark.grid.grid import Grid
 
 INCOMPLETE = 1
+STATES = ("running", "stale", "failed", "blocked", "missing")
+"""States of jobs that are not done, in the order of the last line."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ def status(arguments: argparse.Namespace) -> int:
     check_folders(arguments, {cell.file for cell in cells})
     store = Store(cache_folder(arguments))
     check_files(store)
-    tables, complete = overview(cells, plan, store, Claims(store.root))
-    # Into a file or a pipe, a table keeps its words whole.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(*tables, sep="\n")
-    for line in changed_texts(plan, store):
+    view = view_of(plan, store, Claims(store.root))
+    console = Console()
+    for matrix in matrices(cells, view):
+        console.print(*matrix.tables(console.width), sep="\n")
+    for line in (*details(cells, view), summary(view), *changed_texts(plan, store)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return 0 if complete else INCOMPLETE
+    return 0 if all(view.states[cell.key][0] == "done" for cell in cells) else INCOMPLETE
 
 
 def cells_of(grid: Grid, file: Path) -> list[Cell]:
@@ -59,55 +61,97 @@ def cells_of(grid: Grid, file: Path) -> list[Cell]:
     return [Cell(grid.place(v, d), (d or v).key, file) for v, d in grid.cells()]
 
 
-def overview(
-    cells: Sequence[Cell], plan: Plan, store: Store, claims: Claims
-) -> tuple[list[Table], bool]:
-    """Tables attack x defense and, for what is not as it should be, why; and whether all is done.
-
-    The first are one for each dataset, model and seed; the second names what runs where since
-    when, what failed with which error, and what is blocked by what.
-    """
-    from rich.markup import escape
-    from rich.table import Table
-
-    view = _View(plan, store, claims, {draft.key: draft for draft in store.unfinished()})
-    tables: dict[str, dict[str, dict[str, str]]] = {}
-    details: list[tuple[str, str, str]] = []
-    complete, several = True, len({cell.file for cell in cells}) > 1
-    in_cells = {cell.key for cell in cells}
-    for step in plan.values():
-        if step.key not in in_cells:  # what an attack needs has no cell
-            state, detail = view.state(step)
-            if detail:
-                details.append((str(step), state, detail))
+def matrices(cells: Sequence[Cell], view: View) -> list[Matrix]:
+    """The states of cells, one table for each dataset, model and seed of a config."""
+    several = len({cell.file for cell in cells}) > 1
+    made: dict[str, Matrix] = {}
     for cell in cells:
         place = cell.place
-        state, detail = view.state(plan[cell.key])
-        complete &= state == "done"
-        if detail:
-            details.append((" / ".join(str(place[axis]) for axis in AXES), state, detail))
         title = f"{place['dataset']}, {place['model']}, seed {place['seed']}"
         title = f"{cell.file.stem}: {title}" if several else title
-        tables.setdefault(title, {}).setdefault(place["attack"], {})[place["defense"]] = state
-    shown = []
-    for title, attacks in tables.items():
-        columns = list(next(iter(attacks.values()), {UNDEFENDED: ""}))
-        table = Table("attack", *columns, title=title, title_justify="left")
-        for attack, states in attacks.items():
-            table.add_row(attack, *(states[column] for column in columns))
-        shown.append(table)
-    if details:
-        table = Table("job", "state", "detail", title="details", title_justify="left")
-        for line in details:
-            table.add_row(*map(escape, line))
-        shown.append(table)
-    return shown, complete
+        states = made.setdefault(title, Matrix(title, {})).states
+        states.setdefault(place["attack"], {})[place["defense"]] = view.states[cell.key][0]
+    return list(made.values())
+
+
+def details(cells: Sequence[Cell], view: View) -> list[str]:
+    """Two lines for each job that is not as it should be: its state, and under it why.
+
+    What runs where since when, what failed with which error, what is blocked by what.
+    """
+    places: dict[str, list[str]] = {}
+    for cell in cells:
+        name = " / ".join(str(cell.place[axis]) for axis in AXES)
+        places.setdefault(cell.key, []).append(name)
+    # What an attack needs has no cell.
+    return [
+        f"{state}: {name}\n    {detail}"
+        for key, (state, detail) in view.states.items()
+        for name in places.get(key, [str(view.plan[key])])
+        if detail
+    ]
+
+
+def summary(view: View) -> str:
+    """How many jobs are done, and the states of the others; how long those may take."""
+    from sau_bench.benchmark.cli.progress import duration
+
+    counts = Counter(state.partition(" ")[0] for state, _ in view.states.values())
+    others = "".join(f", {counts[s]} {s}" for s in STATES if counts[s])
+    text = f"{counts['done']} of {len(view.plan)} jobs done{others}"
+    if (left := view.seconds_left()) is not None:
+        text += f"; about {duration(left)} left"
+    return text
+
+
+def view_of(plan: Plan, store: Store, claims: Claims) -> View:
+    """What a cache holds of a plan now."""
+    look = _Look(plan, store, claims, {draft.key: draft for draft in store.unfinished()})
+    return View(plan, store, {key: look.state(step) for key, step in plan.items()}, look.drafts)
 
 
 @dataclass(frozen=True)
-class _View:
-    """A cache as it is looked at once."""
+class View:
+    """A cache as it was looked at once. states: of each job by key, and what there is to say."""
 
+    plan: Plan
+    store: Store
+    states: Mapping[str, tuple[str, str]]
+    drafts: Mapping[str, Draft]
+
+    def seconds_left(self) -> float | None:
+        """From what finished jobs took, on as many slots as run now; None where that is not known.
+
+        Jobs that failed, and those that wait for them, are left out, as a run does.
+        """
+        from sau_bench.benchmark.run.durations import learned, wall_time
+
+        left = [k for k, (s, _) in self.states.items() if s not in ("done", "failed", "blocked")]
+        durations = learned(self.store, self._device())
+        known = sum(durations.is_measured(self.plan[key]) for key in left)
+        if not left or 2 * known <= len(left):
+            return None
+        now = time.time()
+        ran = {
+            key: max(0.0, now - self.drafts[key].times()[0])
+            for key in left
+            if self.states[key][0].startswith("running") and key in self.drafts
+        }
+        waiting = [key for key in left if key not in ran]
+        return wall_time(self.plan, ran, waiting, max(1, len(ran)), durations)
+
+    def _device(self) -> str:
+        """Of the job that was finished last."""
+        done = [key for key, (state, _) in self.states.items() if state == "done"]
+        try:
+            last = max(done, key=lambda key: (self.store.root / key).stat().st_mtime)
+            return str(self.store.rows(last)[0]["device"])
+        except (ValueError, OSError, InputError, LookupError):  # nothing yet, or it is damaged
+            return ""
+
+
+@dataclass(frozen=True)
+class _Look:
     plan: Plan
     store: Store
     claims: Claims

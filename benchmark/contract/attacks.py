@@ -12,15 +12,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sau_bench.attacks.base import Attack, NoPoisonedSet, Trigger, make_asset
-from sau_bench.benchmark.checkpoint import checkpoints
-from sau_bench.benchmark.contract.rules import (
-    World,
-    make_digits,
-    make_world,
-    require,
-    same_weights,
+from sau_bench.attacks.base import (
+    Attack,
+    NoPoisonedSet,
+    Trigger,
+    make_asset,
+    stamped,
+    triggers_of,
+    wanted_of,
 )
+from sau_bench.benchmark.checkpoint import checkpoints
+from sau_bench.benchmark.contract.world import World, make_digits, make_world, same_weights
+from sau_bench.benchmark.rules import SEED, UNTOUCHED, check_trigger, require, seed_changed
 from sau_bench.benchmark.train import Recipe
 
 T = TypeVar("T")
@@ -37,12 +40,10 @@ def _attack(attack: Attack, asset: Mapping[str, Tensor]) -> tuple[Trigger, World
     x, y = world.train.x.clone(), world.train.y.clone()
     rows = attack.draw(world.train.y, seed=0)
     trigger = attack(world.model, world.train, rows, RECIPE, asset)
-    detail = repr(trigger)
-    if inspect.isgenerator(trigger):
-        detail = "it returned a generator; train in place without `yield`, then return the trigger"
-    require(callable(trigger), "an attack returns its trigger", detail)
+    check_trigger(trigger, len(attack.parts), triggers_of(trigger))
+    require(not seed_changed(0), SEED, "it calls torch.manual_seed")
     same = torch.equal(x, world.train.x) and torch.equal(y, world.train.y)
-    require(same, "an attack leaves its data untouched")
+    require(same, UNTOUCHED, "it changed `train.x` or `train.y`; work on a copy, `train.x.clone()`")
     return trigger, world
 
 
@@ -69,9 +70,7 @@ def _interrupted(run: Callable[[], T]) -> tuple[T, bool]:
 
 @torch.no_grad()
 def check_attack(attack: Attack) -> None:
-    y = torch.arange(10)
-    wanted = attack.relabel(y, 10)
-    require(wanted.shape == y.shape and bool((wanted < 10).all()), "labels are classes")
+    wanted_of(attack, torch.arange(10), 10)
     arguments = ["model", "train", "rows", "recipe", "asset"]
     parameters = list(inspect.signature(attack.__call__).parameters)
     detail = f"its parameters are {', '.join(parameters)}"
@@ -90,11 +89,9 @@ def check_attack(attack: Attack) -> None:
     require(equal, "an asset is repeatable, interrupted or not")
     x = world.test.floats()
     copy = x.clone()
-    triggered = trigger(x)
-    require(torch.equal(x, copy), "a trigger leaves its input untouched")
-    require(triggered.shape == x.shape and triggered.dtype == x.dtype, "a trigger keeps the shape")
-    inside = bool((triggered >= -1e-6).all() and (triggered <= 1 + 1e-6).all())
-    require(inside, "a trigger stays in [0, 1]", f"[{triggered.min():.3f}, {triggered.max():.3f}]")
+    triggered = stamped(trigger, x)
+    detail = "it changed `x`; work on a copy, `x.clone()`"
+    require(torch.equal(x, copy), "a trigger leaves its input untouched", detail)
     require(torch.equal(triggered, trigger(x)), "a trigger is deterministic")
     require(bool((triggered != x).flatten(1).any(1).any()), "a trigger changes images")
     alone = torch.cat([trigger(part) for part in x.split(1)])
@@ -107,7 +104,19 @@ def check_attack(attack: Attack) -> None:
     require(saved, "an attack saves checkpoints", "train with benchmark.train")
     same = same_weights(world.model, resumed.model) and torch.equal(triggered, later(x))
     require(same, "an interrupted attack is resumed from its checkpoint")
+    _check_preview(attack, asset, trigger, x)
     _check_poisoned_set(attack, trigger, world)
+
+
+def _check_preview(
+    attack: Attack, asset: Mapping[str, Tensor], trigger: Trigger, x: Tensor
+) -> None:
+    world = make_world()
+    attack.draw(world.train.y, seed=0)
+    if preview := attack.preview(x.shape[-1], asset):
+        shown = [part(x) for part in triggers_of(preview)]
+        same = all(map(torch.equal, shown, [part(x) for part in triggers_of(trigger)]))
+        require(same, "a preview shows what the trained trigger does")
 
 
 def _check_files(attack: Attack) -> None:

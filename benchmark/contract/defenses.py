@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sau_bench.benchmark.contract.rules import BrokenRule, World, make_world, require
+from sau_bench.benchmark.contract.world import World, make_world
+from sau_bench.benchmark.rules import (
+    SEED,
+    UNTOUCHED,
+    BrokenRule,
+    check_steps,
+    require,
+    seed_changed,
+    yielded,
+)
 from sau_bench.benchmark.train import Recipe, train_model
 from sau_bench.defenses.base import DECLARED, Defense, NotApplicable
 
@@ -21,17 +29,15 @@ def _run_defense(defense: Defense) -> tuple[list[Tensor], World]:
     torch.manual_seed(0)
     before = world.train.x.clone(), world.train.y.clone()
     outputs = []
-    for result in defense(world.model, data):
-        if defense.yields == "candidates":
-            pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], float)
-            require(pair, "candidates are pairs of a setting and a model", repr(type(result)))
-            result = cast(tuple[float, nn.Module], result)[1]
-        require(isinstance(result, nn.Module), "rounds are models", repr(type(result)))
-        model = copy.deepcopy(cast(nn.Module, result)).eval()
+    steps = defense(world.model, data)
+    check_steps(steps)
+    for result in steps:
+        _, model = yielded(defense.yields, result, steps)
         with torch.no_grad():
-            outputs.append(model(world.test.floats()))
+            outputs.append(copy.deepcopy(model).eval()(world.test.floats()))
     same = torch.equal(before[0], world.train.x) and torch.equal(before[1], world.train.y)
-    require(same, "a defense leaves its data untouched")
+    require(not seed_changed(0), SEED, "it calls torch.manual_seed")
+    require(same, UNTOUCHED, "it changed `data.x` or `data.y`; work on a copy, `data.x.clone()`")
     return outputs, world
 
 
@@ -40,18 +46,11 @@ def check_defense(defense: Defense) -> None:
         value = getattr(defense, word)
         detail = f"{word} is {value!r}, accepted: {', '.join(map(str, accepted))}"
         require(value in accepted, "a defense declares its kind", detail)
-    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
     try:
         outputs, world = _run_defense(defense)
         again, _ = _run_defense(defense)
     except NotApplicable as reason:
         raise BrokenRule("a defense applies to a network with batch norm", str(reason)) from reason
-    finally:
-        # Whatever the defense left behind must not reach what this process checks next.
-        state = torch.get_num_threads(), torch.is_grad_enabled()
-        torch.set_num_threads(threads)
-        torch.set_grad_enabled(grad)
-    require(state == (threads, grad), "a defense leaves global state alone")
     require(bool(outputs), "a defense yields at least one model")
     for logits in outputs:
         shape = logits.shape == (len(world.test), 10 + defense.rejects)

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import torch
 
-from sau_bench.benchmark.contract.rules import make_digits, require, same_weights
-from sau_bench.models.classifier import Architecture
+from sau_bench.benchmark.contract.world import make_digits, same_weights
+from sau_bench.benchmark.rules import described, require
+from sau_bench.models.classifier import Architecture, Classifier
 
 
 def check_model(architecture: Architecture) -> None:
     digits = make_digits()
     torch.manual_seed(0)
-    model = architecture(digits).eval()
+    model = architecture(digits)
+    detail = f"`__call__` returned {described(model)}; wrap the network in a `Classifier`"
+    require(isinstance(model, Classifier), "a model is a Classifier", detail)
+    model.eval()
     torch.manual_seed(0)
     require(same_weights(model, architecture(digits)), "a model is drawn from torch's generator")
     x = digits(Path()).test.floats(slice(4))

@@ -47,20 +47,48 @@ def check_once(key: str, entries: Sequence[Any]) -> None:
         seen.add(entry)
 
 
+def rules_by_label(rules: Mapping[str, str], defenses: Mapping[str, Defense]) -> dict[str, str]:
+    """The selection rules of a config, which may name a defense as the config or as tables do.
+
+    defenses: by label.
+
+    Raises:
+        InputError: nothing, or more than one defense, has a name; or a defense has two rules.
+    """
+    named: dict[str, list[str]] = {label: [label] for label in defenses}
+    for label, defense in defenses.items():
+        if (name := plugin_name(defense)) not in defenses:
+            named.setdefault(name, []).append(label)
+    by_label: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for name, rule in rules.items():
+        if name not in named:
+            raise InputError(
+                f"select: no defense {shown(name)} in this grid; accepted: {listed(named)}"
+                f"{nearest(name, named)}"
+            )
+        if len(named[name]) > 1:
+            raise InputError(
+                f"select: {shown(name)} is the name of {len(named[name])} defenses in this grid; "
+                f"accepted: {listed(map(repr, named[name]), 400)}"
+            )
+        (label,) = named[name]
+        if (other := names.setdefault(label, name)) != name:
+            two = f"{shown(other, 200)} and {shown(name, 200)}"
+            raise InputError(f"select: {two} are names of one defense; accepted: one rule")
+        by_label[label] = rule
+    return by_label
+
+
 def check_rules(rules: Mapping[str, str], defenses: Mapping[str, Defense]) -> None:
     """Selection rules are applied after training, but a wrong one should be known before.
 
     defenses: by label.
     """
-    for label in rules:
-        if label not in defenses:
-            raise InputError(
-                f"select: no defense {shown(label)} in this grid; accepted: {listed(defenses)}"
-                f"{nearest(label, defenses)}"
-            )
+    chosen = rules_by_label(rules, defenses)
     for label, defense in defenses.items():
         try:
-            _check_rule(rules.get(label, defense.select), label, defense)
+            _check_rule(chosen.get(label, defense.select), label, defense)
         except ValueError as error:
             raise InputError(f"select: {one_line(error)[:400]}") from None
 

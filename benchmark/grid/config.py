@@ -25,8 +25,9 @@ class When:
     """What holds on some datasets or architectures only.
 
     dataset, model: names of plugins, one or a list; any where absent. recipe: fields of the
-    victims' recipe. attacks, defenses: fields of plugins, by their names; those that a config
-    writes at the plugin itself count more. An attack may have a `recipe`.
+    victims' recipe. attacks: fields of plugins, by their names; those that a config writes at the
+    plugin itself count more. An attack may have a `recipe`. defenses: the same, without a recipe of
+    victims.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -52,27 +53,29 @@ class When:
 class Config:
     """One table: every attack x defense x dataset x model x seed of its lists.
 
-    datasets, models, attacks, defenses: plugins, as a name, `name:VALUE`, `{name: {field: value}}`,
-    or with the path of a Python file in place of the name. A list of values, where the field takes
-    one, stands for as many plugins. seeds: of everything drawn in a cell; one victim of every kind
-    for each seed. recipe: fields of `benchmark.train.Recipe` for the victims; the `recipe` of an
-    attack is merged over it. when: what differs on some datasets or architectures; entries that
-    hold there count more than `recipe`, and later ones more than earlier ones. clean_ratio: the
-    defender's share of the clean training set, in (0, 1], or a list of shares; a defense without
-    clean data runs once. score_every: rounds between two points of a learning curve, 1 to 100,000.
-    probes: what is measured with each score beside it, of `benchmark.rows.PROBES`: "risk".
-    keep: "defended" keeps the weights of defended models in the cache, of the last round or of all
-    candidates (`benchmark.cli.cells` loads them). Jobs with probes or weights are others than those
-    without.
-    select: selection rules by defense label, instead of those of the plugins. data: folder of the
-    datasets, where neither the command line nor the environment names one. clean_model: train a
-    model on clean data as well, by `recipe`; its ACC is printed under those of the victims.
-    effective_acc: the ACC, in (0, 1), above which a defense counts as effective in the table of
-    times to effect (the paper: 0.85 on CIFAR-10, 0.45 on Tiny ImageNet); nine tenths of that of the
-    victim when absent. average_collapsed: averages over attacks include victims that are marked as
-    collapsed, as those of the paper do (WaNet at 1 %: ASR 12.6 %). deterministic: whether GPUs have
-    to use kernels that give the same bits each time; without it they are faster, and a run repeats
-    its rows but for rounding. Like the GPU itself it is recorded in the rows and is in no key.
+    datasets: plugins, each a name, `name:VALUE`, `{name: {field: value}}`, or the path of a Python
+    file in place of the name; a list of values, where the field takes one, stands for as many
+    plugins. models: the same. attacks: the same; a `recipe` among the fields of an attack is of the
+    training of its victims. defenses: the same.
+    seeds: of everything drawn in a cell, 0 to 2^32 - 1; each seed has a victim of its own.
+    recipe: how victims are trained, fields of `benchmark.train.Recipe`. when: what differs on some
+    datasets or architectures; entries that hold there count more than `recipe`, and later ones more
+    than earlier ones. clean_ratio: the defender's share of the clean training set, in (0, 1], or a
+    list of shares; a defense without clean data runs once. score_every: rounds between two points
+    of a learning curve, 1 to 100,000; the last round always is one. probes: what is measured with
+    each score beside it: "risk", see `benchmark.rows.PROBES`; jobs with probes are others than
+    those without. keep: "defended" keeps the weights of defended models in the cache, of the last
+    round or of all candidates, for `benchmark.cli.cells`; these jobs are others, too.
+    select: selection rules instead of those of the plugins, each by the label of a defense or by
+    the name of its plugin. data: folder of the datasets, where neither the command line nor the
+    environment names one. clean_model: train a model on clean data as well, by `recipe`; its ACC is
+    printed under those of the victims. effective_acc: the ACC, in (0, 1), above which a defense
+    counts as effective in the table of times to effect (the paper: 0.85 on CIFAR-10, 0.45 on Tiny
+    ImageNet); nine tenths of that of the victim when absent. average_collapsed: averages over
+    attacks include victims that are marked as collapsed, as those of the paper do (WaNet at 1 %:
+    ASR 12.6 %). deterministic: whether GPUs have to use kernels that give the same bits each time;
+    without it they are faster, and a run repeats its rows but for rounding; like the GPU itself it
+    is recorded in the rows and is in no key.
     """
 
     datasets: list[Any]

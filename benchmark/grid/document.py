@@ -1,8 +1,8 @@
-"""The text of a config, read strictly: YAML of plain values, in which nothing is ambiguous.
+"""The text of a config, read strictly and without torch: plain values, nothing ambiguous.
 
 YAML can say more than a config needs, and some of it ends in a wrong number or in no memory: a key
 that is there twice (the last one wins), a date or an octal number where a name or a number is
-meant, an alias of an alias of an alias. Does not import torch.
+meant, an alias of an alias of an alias. Such a file is refused.
 """
 
 from __future__ import annotations

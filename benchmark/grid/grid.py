@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sau_bench.benchmark.errors import InputError, listed, shown
+from sau_bench.benchmark.grid.checks import rules_by_label
 from sau_bench.benchmark.grid.config import Config, read_tables
 from sau_bench.benchmark.grid.labels import Filters, check_names, filters_of
 from sau_bench.benchmark.grid.outcomes import Failures, Results, rows_of
@@ -55,6 +56,11 @@ class Grid:
     def place(self, victim: AttackJob, defended: DefenseJob | None) -> Place:
         """Labels of a cell along each axis of the grid."""
         return self.places[defended or victim]
+
+    def rules(self, select: Mapping[str, str]) -> dict[str, str]:
+        """The selection rules of a config by the labels of this grid, see `rules_by_label`."""
+        cells = ((self.place(victim, defended), defended) for victim, defended in self.cells())
+        return rules_by_label(select, {p["defense"]: d.defense for p, d in cells if d})
 
     def rows(self, results: Results, failures: Failures | None = None) -> pd.DataFrame:
         """Labelled rows of the cells, in the grid's order.

@@ -29,6 +29,7 @@ from torch.utils._device import DeviceContext
 
 from sau_bench.benchmark.data import Images
 from sau_bench.benchmark.process import is_worker, spoil
+from sau_bench.benchmark.rules import GLOBAL_STATE
 
 log = logging.getLogger(__name__)
 
@@ -334,7 +335,8 @@ class Guard:
     def _report(self, who: str, changed: list[str]) -> None:
         if changed:
             shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" * (len(changed) > 5))
-            log.warning("%s left changed, and the harness has put back: %s", who, shown)
+            told = "%s: %s left changed, and the harness has put back: %s"
+            log.warning(told, GLOBAL_STATE, who, shown)
             spoil(f"{who} left changed: {shown}")
 
 

@@ -31,6 +31,7 @@ from sau_bench.benchmark.metrics import Poisoned, predict, score, share
 from sau_bench.benchmark.notes import note
 from sau_bench.benchmark.process import spoil
 from sau_bench.benchmark.rows import REJECTED_COLUMNS, Row
+from sau_bench.benchmark.rules import SEED, UNTOUCHED, check_steps, require, seed_changed, yielded
 from sau_bench.defenses.base import NotApplicable
 from sau_bench.models.classifier import Classifier
 
@@ -183,6 +184,7 @@ class _Run:
     ) -> None:
         self.dataset, self.data, self.device = dataset, data, device
         self.guard, self.until_end = Guard(), ExitStack()
+        self._seed: int | None = None
         self.task, self.fingerprint = _task(dataset, data)
         set_arithmetic(deterministic)
         self.guard.begin()
@@ -195,6 +197,13 @@ class _Run:
         self.until_end.close()
         self.check()
 
+    def seed(self, seed: int) -> None:
+        """Seed every generator a method may use."""
+        self._seed = seed
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
     def to_device(self) -> Task:
         """The task, moved to the device for good."""
         self.task = self.task.to(self.device)
@@ -203,8 +212,11 @@ class _Run:
     def check(self) -> Task:
         """The task as it was read; what the method left changed is put back, and is a warning."""
         self.guard.check()
+        if self._seed is not None and seed_changed(self._seed):
+            log.warning("%s: it has called torch.manual_seed", SEED)
+            self._seed = None
         if fingerprint(self.task.train, self.task.test) != self.fingerprint:
-            log.warning("the method changed the dataset in place; it is read anew for the scores")
+            log.warning("%s: it changed the dataset, which is read anew for the scores", UNTOUCHED)
             spoil("the dataset was changed")
             _task.cache_clear()
             task, read = _task(self.dataset, self.data)
@@ -216,12 +228,12 @@ class _Run:
 
 def _make_asset(job: AssetJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     task, device = run.to_device(), run.device
-    _seed(job.seed)
+    run.seed(job.seed)
     model = make_model(job, device)
     if job.clean_model:
         model.load_state_dict(store.tensors(job.clean_model.key, str(device)))
     # Again: an asset that ignores the model must not depend on what drawing it consumed.
-    _seed(job.seed)
+    run.seed(job.seed)
     clock = Clock(device)
     with _training(job, store, clock):
         tensors = job.asset(model, task.train, job.recipe)
@@ -235,7 +247,7 @@ def _make_asset(job: AssetJob, run: _Run, store: Store, draft: Draft) -> list[Ro
 
 def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     attack, train, device = job.attack, run.to_device().train, run.device
-    _seed(job.seed)
+    run.seed(job.seed)
     rows = attack.draw(train.y, job.seed)
     model = make_model(job, device)
     asset = store.tensors(job.asset.key, str(device)) if job.asset else {}
@@ -249,7 +261,7 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
     tensors |= {"test.x": poisoned.data.x, "test.y": poisoned.data.y}
     tensors |= {"test.wanted": poisoned.wanted, "test.part": poisoned.part}
     # Again: what is drawn for the exported set must not depend on how the training was resumed.
-    _seed(job.seed)
+    run.seed(job.seed)
     ratio: float | None = len(rows) / len(train)
     size = job.recipe.batch_size
     try:
@@ -266,7 +278,13 @@ def _attack(job: AttackJob, run: _Run, store: Store, draft: Draft) -> list[Row]:
             ratio = len(changed) / len(train)
     draft.write_tensors("tensors.safetensors", tensors)
     scores = {**score(model, task.test, poisoned), **clock.reading()}
+    _log_scores("victim", scores)
     return [{"kind": "victim", "step": 0, "poison_ratio": ratio, **scores}]
+
+
+def _log_scores(what: str, row: Row) -> None:
+    words = (f"{name.upper()} {100 * row[name]:.2f}" for name in ("acc", "asr", "racc"))
+    log.info("%s: %s", what, ", ".join(words))
 
 
 def _changed(before: Images, after: Images) -> Tensor:
@@ -282,7 +300,7 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
     test = task.test.to(device)
     triggered = Images(tensors["test.x"], tensors["test.y"], test.flips)
     poisoned = Poisoned(triggered, tensors["test.wanted"], tensors["test.part"])
-    _seed(job.victim.seed)
+    run.seed(job.victim.seed)
     poison_ratio = store.rows(job.victim.key)[0]["poison_ratio"]
     common: Row = {"kind": defense.yields, "poison_ratio": poison_ratio}
     if defense.uses == "clean":
@@ -317,14 +335,17 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
                 row |= probe(model)
             if kept and defense.yields == "candidates":
                 kept.add(step, model)
+            _log_scores(f"step {step}" if value is None else f"step {step}, {value:g}", row)
             return row | clock.reading()
 
     scored: list[Row] = []
     every = job.score_every if defense.yields == "rounds" else 1
     pending = None
     try:
-        for step, result in enumerate(clock.timed(defense(model, data)), start=1):
-            value, defended = result if isinstance(result, tuple) else (None, result)
+        steps = defense(model, data)
+        check_steps(steps)
+        for step, result in enumerate(clock.timed(steps), start=1):
+            value, defended = yielded(defense.yields, result, steps)
             pending = (step, value, defended)
             if step % every == 0:
                 scored.append(measure(*pending))
@@ -334,8 +355,7 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
         return [common | {"step": 0, "status": "not applicable"} | clock.reading()]
     if pending is not None:
         scored.append(measure(*pending))
-    if not scored:
-        raise RuntimeError(f"{defense.label} yielded no model")
+    require(bool(scored), "a defense yields at least one model")
     if defense.rejects and defense.yields == "rounds":
         shares = (100 * scored[-1][name] for name in REJECTED_COLUMNS)
         note("rejected %.1f %% of clean and %.1f %% of triggered test images", *shares)
@@ -372,13 +392,6 @@ def _task(dataset: Dataset, data: Path) -> tuple[Task, int]:
     """Both splits on the CPU, and their fingerprint."""
     task = dataset(data)
     return task, fingerprint(task.train, task.test)
-
-
-def _seed(seed: int) -> None:
-    """Seed every generator a method may use."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def set_arithmetic(deterministic: bool = True) -> None:

@@ -141,14 +141,15 @@ class Durations:
 
 
 def learned(
-    store: Store, device: str, flops: Callable[[Mapping[str, object]], float] = lambda _: 0.0
+    store: Store, device: str, flops: Callable[[Mapping[str, object]], float] | None = None
 ) -> Durations:
     """From the committed rows and from all finished jobs of a cache.
 
-    flops: operations of a training pass of the job with this canonical JSON.
+    flops: operations of a training pass of the job with this canonical JSON. Where they are not
+    known (None: counting takes torch) nor are those of steps, committed rows say nothing.
     """
     durations = Durations(device)
-    for work, seconds, where in priors():
+    for work, seconds, where in priors() if flops else ():
         durations.learn(work, seconds, where)
     for key in store.keys():  # noqa: SIM118 - a store is no mapping
         folder = store.root / key
@@ -158,7 +159,7 @@ def learned(
             description = Description(json.loads((folder / "job.json").read_text()))
             rows = json.loads((folder / "rows.json").read_text())
             seconds = max(row["seconds"] for row in rows)
-            work = Work.of(description, flops(description.canonical))
+            work = Work.of(description, flops(description.canonical) if flops else 0.0)
             durations.learn(work, seconds, rows[0].get("device", ""))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # only a hint is lost; whoever needs the folder will say what is wrong with it

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from sau_bench.benchmark.cache.store import Store
-from sau_bench.benchmark.cli.cells import find_cell, load_model
+from sau_bench.benchmark.cli.cells import load_model
+from sau_bench.benchmark.cli.find import find_cell
 from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.grid.config import read

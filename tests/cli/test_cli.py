@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from clusters import alive, descendants, wait_for
 
 from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.cli import main as cli
-from sau_bench.benchmark.cli.show import contact_sheet
+from sau_bench.benchmark.cli.show import contact_sheet, triggered_test
 from sau_bench.benchmark.grid.config import read
 from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.jobs.run_job import run_job
 from sau_bench.benchmark.loading import plugin_names
 from sau_bench.benchmark.plugin import KINDS, text_digest
 from sau_bench.benchmark.rows import NO_RESULT
@@ -132,8 +135,43 @@ def test_show_puts_poisoned_images_beside_clean_ones(finished, tmp_path, capsys)
     clean, poisoned, change = (axis.images[0].get_array() for axis in figure.axes[:3])
     assert (poisoned[-3:, -3:] == 255).all() and (change[:-3] == 128).all()
     assert (poisoned[:-3] == clean[:-3]).all() and (poisoned[:, :-3] == clean[:, :-3]).all()
+
+
+def test_show_needs_no_victim_where_the_trigger_is_known_before_the_training(tmp_path, capsys):
+    attacks = ["badnets", "blended", "sig", "wanet", "multi", "lf", "input_aware"]
+    datasets = [{"synthetic": {"shape": [1, 28, 28]}}]
+    config = write(tmp_path, attacks=attacks, datasets=datasets, recipe={"epochs": 30})
+    results = tmp_path / "results"
+    assert cli.main(["show", str(config), "--results", str(results)]) == 0
+    out, error = capsys.readouterr()
+    assert Path(out.strip()).stat().st_size and not (results / "cache").exists()
+    lf, generated = error.splitlines()
+    assert "/ LF / 0: its asset makes its trigger; first: run it" in lf
+    assert "/ Input-Aware / 0: the training makes its trigger" in generated
+    victims = make_grid(read(config)).victims[:5]
+    store, state = Store(results / "cache"), torch.get_rng_state()
+    figure = contact_sheet(victims, attacks[:5], store, tmp_path, columns=2)
+    assert torch.equal(state, torch.get_rng_state())
+    pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    assert len(pictures) == 6 * 6
+    for picture in pictures:  # grey
+        assert (picture[..., 0] == picture[..., 1]).all() and picture.shape[-1] == 3
+    for line in range(6):
+        clean, poisoned = pictures[6 * line], pictures[6 * line + 1]
+        assert (clean != poisoned).any()
+    write(tmp_path, attacks=["lf"])
     assert cli.main(["show", str(config), "--results", str(tmp_path)]) == 2
-    assert "first: run it" in capsys.readouterr().err
+    assert "no attack" in capsys.readouterr().err
+
+
+def test_the_preview_of_a_warp_is_that_of_the_victim(tmp_path):
+    config = write(tmp_path, attacks=["wanet"], seeds=[3])
+    (victim,) = make_grid(read(config)).victims
+    store, test = Store(tmp_path / "cache"), victim.dataset(tmp_path).test
+    before, part = triggered_test(victim, store, test)
+    run_job(victim, store, tmp_path, torch.device("cpu"))
+    tensors = store.tensors(victim.key)
+    assert torch.equal(before, tensors["test.x"]) and torch.equal(part, tensors["test.part"])
 
 
 def test_the_cache_holds_json_and_safetensors_only(finished):
@@ -168,6 +206,61 @@ def test_only_runs_a_part_and_keeps_the_rows_of_the_rest(finished, capsys):
     assert capsys.readouterr().out.startswith("2 jobs")
     assert run(config, results, "--only", "defense=FT") == 0
     assert (results / "tiny" / "rows.csv").read_bytes() == rows
+
+
+def test_victims_alone_can_be_run(tmp_path, capsys):
+    config = write(tmp_path, attacks=["badnets", "lf"], defenses=["ft", "sau"], clean_model=True)
+    assert run(config, tmp_path / "results", "--victims", "--dry-run") == 0
+    # Two victims; the pattern of LF and the clean model that it is made from.
+    assert capsys.readouterr().out.startswith("4 jobs: 4 to run")
+    assert run(config, tmp_path / "results", "--victims", "--only", "attack=badnets") == 0
+    capsys.readouterr()
+    every = cells(tmp_path / "results")
+    assert every.loc[~every["status"].isin(NO_RESULT), "kind"].tolist() == ["victim"]
+    assert run(config, tmp_path / "results", "--victims", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("4 jobs: 3 to run, 1 cached")
+
+
+def test_one_cell_can_be_run_in_this_process(tmp_path, capsys):
+    config, results = write(tmp_path), tmp_path / "results"
+    cell = "attack=badnets,defense=ft"
+    assert run(config, results, "--debug", cell, "--dry-run") == 0
+    assert capsys.readouterr().out == "2 jobs: 2 to run, 0 cached\n"
+    assert run(config, results, "--debug", cell) == 0
+    out = capsys.readouterr().out
+    told = [line for line in out.splitlines() if re.match("(victim|step [12]): ACC", line)]
+    assert [line.partition(":")[0] for line in told] == ["victim", "step 1", "step 2"]
+    assert "epoch 1/1 loss" in out and "epoch 2/2 loss" in out and "done: " in out
+    _, defended = make_grid(read(config)).jobs()
+    last = Store(results / "cache").rows(defended.key)[-1]
+    assert told[-1].startswith(f"step 2: ACC {100 * last['acc']:.2f}, ASR {100 * last['asr']:.2f}")
+    assert not (results / "tiny").exists()
+    assert run(config, results, "--debug", cell) == 0
+    assert capsys.readouterr().out == "2 jobs: 0 to run, 2 cached\n"
+    assert run(config, results, "--debug", cell, "--force", "defense=ft") == 0
+    assert capsys.readouterr().out.count(", on cpu") == 1
+    assert run(config, results) == 0  # these are the jobs of a run
+    assert "nothing ran: 2 of 2 jobs are cached" in capsys.readouterr().out
+
+
+def test_a_debugged_cell_that_fails_shows_its_traceback_and_leaves_nothing(
+    finished, tmp_path, capsys
+):
+    (tmp_path / "broken.py").write_text(BROKEN_DEFENSE)
+    config = write(tmp_path, defenses=[str(tmp_path / "broken.py")])
+    shutil.copytree(finished[1], tmp_path / "results")
+    assert run(config, tmp_path / "results", "--debug", "defense=Broken") == 1
+    out, error = capsys.readouterr()
+    assert "step 1: ACC" in out
+    assert "Traceback (most recent call last)" in error and 'broken.py", line 12' in error
+    assert "the second round is broken" in error and "is not in the cache" in error
+    store = Store(tmp_path / "results" / "cache")
+    _, defended = make_grid(read(config)).jobs()
+    assert defended.key not in store and store.failure(defended.key) is None
+    assert not store.unfinished() and not list((store.root / "claims").iterdir())
+    assert run(config, tmp_path / "results", "--debug", "attack=badnets") == 2
+    error = capsys.readouterr().err
+    assert "selects 2 cells, accepted: one; defense: No Defense, Broken" in error
 
 
 def test_forced_cells_run_again_to_the_same_rows(finished, tmp_path, capsys):
@@ -210,7 +303,7 @@ def test_status_of_a_complete_grid(finished, capsys, monkeypatch):
     config, results = finished
     assert cli.main(["status", str(config), "--results", str(results)]) == 0
     out = capsys.readouterr().out
-    assert out.count("done") == 2 and "missing" not in out
+    assert out.count("│ done") == 2 and "missing" not in out
 
 
 def test_report_needs_neither_torch_nor_the_cache(finished, tmp_path):
@@ -337,14 +430,14 @@ def test_failures_are_recorded_and_cost_only_what_depends_on_them(
     assert cli.main(["status", str(config), "--results", str(results)]) == 1
     out = capsys.readouterr().out
     table, why = out.split("the trigger is broken")[0], out
-    assert table.count("blocked") == 2 and table.count("done") == 2
+    assert table.count("blocked") == 2 and table.count("│ done") == 2
     assert "the trigger is broken" in why and "the second round is broken" in why
     # Recorded failures are not tried again, and the exit status still says so.
     assert run(config, results) == 1
     assert "started" not in capsys.readouterr().out
 
 
-MISSING = "python run_grid.py fetch cifar10"
+MISSING = "sau-bench fetch cifar10"
 
 
 @pytest.mark.parametrize(
@@ -418,14 +511,40 @@ def test_bad_arguments_end_with_status_2_and_say_what_is_accepted(argv, told, ca
     assert status == 2 and told in error.splitlines()[-1]
 
 
+def heads(out):
+    """The first lines of the entries of `list`."""
+    return [line for line in out.splitlines() if line and not line.startswith(" ")]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_list_names_every_plugin_with_its_fields(kind, capsys):
+def test_list_names_every_plugin_with_paper_text_and_fields(kind, capsys):
     assert cli.main(["list", kind]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == plugin_names(kind)
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in heads(out)] == plugin_names(kind)
+    assert max(map(len, out.splitlines())) <= 80
+    text = re.sub(r"\n +", " ", out)
+    for head in {
+        "attacks": ["badnets: BadNets, arXiv 1708.06733 A 3 x 3 patch in the bottom right", "SAU"],
+        "defenses": ["ft: FT, arXiv 1805.12185 All parameters", "ep: EP, Zheng, Tang, Li & Liu"],
+        "datasets": ["digits: Digits, Alpaydin & Kaynak", "num_classes=10, shape=[3, 32, 32]"],
+        "models": ["small_cnn: Small CNN Three 3x3 convolutions", "width=16"],
+    }[kind]:
+        assert head in text
     if kind == "attacks":
-        (line,) = (line for line in lines if line.startswith("badnets: BadNets"))
-        assert "ratio=0.1" in line and "target=0" in line
+        assert "ratio=0.1, labels=all2one, target=0, pattern=square" in text
+        assert "first=Blended, second=BadNets{target: 1}" in text
+    if kind == "defenses":
+        assert "recipe={batch_size: 256}" in text and "betas=null" in text
+
+
+def test_list_without_a_kind_lists_all(capsys):
+    assert cli.main(["list"]) == 0
+    every = heads(capsys.readouterr().out)
+    expected = []
+    for kind in ("attacks", "defenses", "datasets", "models"):
+        assert cli.main(["list", kind[:-1]]) == 0
+        expected += [kind, *heads(capsys.readouterr().out)]
+    assert every == expected
 
 
 @pytest.mark.parametrize(
@@ -468,7 +587,7 @@ def without_torch(*argv):
 def test_status_needs_neither_torch_nor_data_and_knows_the_keys(finished, tmp_path, monkeypatch):
     config, results = finished
     status, lines = without_torch("status", config, "--results", results)
-    assert status == 0 and sum(line.count("done") for line in lines) == 2
+    assert status == 0 and sum(line.count("│ done") for line in lines) == 2
     every = {"attacks": plugin_names("attacks"), "defenses": plugin_names("defenses")}
     every |= {"datasets": ["cifar10", "gtsrb"], "models": ["preact_resnet18", "timm:resnet18"]}
     for name in ("multi", "imported", "folder"):  # a label shared with its parts; need files
@@ -479,10 +598,21 @@ def test_status_needs_neither_torch_nor_data_and_knows_the_keys(finished, tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_list_needs_no_torch_and_prints_what_it_prints_with_it(kind, capsys):
-    assert cli.main(["list", kind]) == 0
-    assert without_torch("list", kind) == (0, capsys.readouterr().out.splitlines())
+def test_list_needs_no_torch_and_prints_what_it_prints_with_it(capsys):
+    assert cli.main(["list"]) == 0
+    assert without_torch("list") == (0, capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("verb", [*cli.VERBS, "cache ls", "cache gc", "cache verify"])
+def test_the_help_of_a_verb_has_an_example_that_its_parser_takes(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*verb.split(), "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    example = text.partition("example: python run_grid.py ")[2]
+    assert end.value.code == 0 and example.startswith(verb)
+    words = shlex.split(example)
+    assert cli._parser().parse_args(words).verb
+    assert all((ROOT / word).is_file() for word in words if word.startswith("configs/"))
 
 
 def test_a_dry_run_needs_no_data(tmp_path, capsys):

@@ -48,7 +48,7 @@ WITHOUT_REPORT = """
 import sys
 import sau_bench.benchmark.report.write
 from sau_bench.benchmark.cli.main import main
-benchmark.report.write.report = lambda *arguments: []  # figures take seconds
+sau_bench.benchmark.report.write.report = lambda *arguments: []  # figures take seconds
 sys.exit(main())
 """
 

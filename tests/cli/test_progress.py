@@ -1,6 +1,5 @@
 """What `status` says about each cell, and how it reads the log of a running job."""
 
-import io
 import json
 import os
 import time
@@ -13,10 +12,11 @@ from rich.console import Console
 
 from sau_bench.benchmark.cache.claims import LEASE, Claims
 from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.matrix import cut
 from sau_bench.benchmark.cli.progress import Progress, last_epoch
-from sau_bench.benchmark.cli.status import cells_of, overview
+from sau_bench.benchmark.cli.status import cells_of, details, matrices, summary, view_of
 from sau_bench.benchmark.grid.config import read
-from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.grid.grid import filtered, make_grid
 from sau_bench.benchmark.grid.plan import make_plan
 from sau_bench.benchmark.jobs.job import AssetJob
 from sau_bench.benchmark.run import driver
@@ -59,19 +59,18 @@ def cell(grid, attack, defense, seed=0):
     raise KeyError(attack, defense, seed)
 
 
+def look(grid, store):
+    return view_of(make_plan(grid.jobs()), store, Claims(store.root))
+
+
 def status(grid, store):
-    """(states by attack for seed 0, lines of the table of details, complete)."""
-    tables, complete = overview(
-        cells_of(grid, Path()), make_plan(grid.jobs()), store, Claims(store.root)
-    )
-    first, second, *details = tables
+    """(states by attack for seed 0, lines of details, whether all cells are done)."""
+    cells, view = cells_of(grid, Path()), look(grid, store)
+    first, second = matrices(cells, view)
     assert (first.title, second.title) == tuple(f"Digits, Small CNN, seed {s}" for s in (0, 1))
-    columns = [list(column.cells) for column in first.columns]
-    states = {row[0]: row[1:] for row in zip(*columns, strict=True)}
-    stream = io.StringIO()
-    for table in details:
-        Console(file=stream, width=300).print(table)
-    return states, stream.getvalue().splitlines(), complete
+    complete = all(view.states[cell.key][0] == "done" for cell in cells)
+    states = {attack: tuple(row.values()) for attack, row in first.states.items()}
+    return states, [text.replace("\n    ", ": ") for text in details(cells, view)], complete
 
 
 @pytest.fixture
@@ -158,16 +157,11 @@ def test_a_failed_job_says_why_and_blocks_what_needs_it(grid, store):
     publish(store, cell(grid, "BadNets", "FT"))  # of an earlier victim with the same key
     states, details, complete = status(grid, store)
     assert states == {"LF": ("done", "failed", "missing"), "BadNets": ("failed", "done", "blocked")}
-    told = {tuple(cell.strip() for cell in line.strip("│ ").split("│")) for line in details}
     place = "Digits / Small CNN"
-    assert {row for row in told if row[0].startswith(place)} == {
-        (f"{place} / LF / FT / 0", "failed", "E: [/red] 1"),
-        (f"{place} / BadNets / No Defense / 0", "failed", "out of memory: E: 2"),
-        (
-            f"{place} / BadNets / SAU / 0",
-            "blocked",
-            f"by {place} / BadNets / 0: out of memory: E: 2",
-        ),
+    assert set(details) == {
+        f"failed: {place} / LF / FT / 0: E: [/red] 1",
+        f"failed: {place} / BadNets / No Defense / 0: out of memory: E: 2",
+        f"blocked: {place} / BadNets / SAU / 0: by {place} / BadNets / 0: out of memory: E: 2",
     }
     assert not complete
 
@@ -180,13 +174,69 @@ def test_a_failed_asset_is_named_and_blocks_its_victims_and_their_defenses(grid,
     text = "\n".join(details)
     # Three cells of the attack, and the pattern that is made from the clean model.
     assert text.count(f"by {asset}: E: no pattern") == 4
-    (line,) = (line for line in details if line.startswith(f"│ {asset} "))
-    assert "failed" in line and "E: no pattern" in line
+    assert f"failed: {asset}: E: no pattern" in details
     store.forget_failure(asset.key)
     assert claims.take(asset.key)
     states, details, _ = status(grid, store)
     assert states["LF"] == ("missing",) * 3
-    assert any(line.startswith(f"│ {asset} ") and "running" in line for line in details)
+    assert any(line.startswith(f"running: {asset}: ") for line in details)
+
+
+def finish(store, job, seconds):
+    with store.draft(job.key) as draft:
+        draft.write_json("job.json", job.canonical())
+        row = {"seconds": seconds, "device": "1-thread Abacus", "kind": "victim"}
+        draft.write_json("rows.json", [row])
+
+
+def test_the_last_line_counts_jobs_and_knows_how_long_the_rest_takes(grid, store, claims):
+    (part,) = filtered([grid], ["attack=badnets"])
+    assert summary(look(part, store)) == "0 of 6 jobs done, 6 missing"
+    for defense, took in (("No Defense", 100), ("FT", 10), ("SAU", 40)):
+        finish(store, cell(grid, "BadNets", defense), took)
+    # The other seed takes as long.
+    assert summary(look(part, store)) == "3 of 6 jobs done, 3 missing; about 2 min 30 s left"
+    (other,) = filtered([grid], ["attack=lf"])  # of which most was never run
+    assert look(other, store).seconds_left() is None
+    victim = cell(grid, "BadNets", "No Defense", seed=1)
+    assert claims.take(victim.key)
+    with store.draft(victim.key) as draft:
+        draft.write_json("job.json", victim.canonical())
+        os.utime(draft.folder / "job.json", (time.time() - 30,) * 2)
+        text = summary(look(part, store))
+        assert text == "3 of 6 jobs done, 1 running, 2 missing; about 2 min 0 s left"
+        draft.write_json("rows.json", [])
+    claims.release(victim.key)
+    store.record_failure(cell(grid, "BadNets", "FT", seed=1).key, {"error": "E: 1"})
+    text = "4 of 6 jobs done, 1 failed, 1 missing; about 40 s left"
+    assert summary(look(part, store)) == text
+    publish(store, cell(grid, "BadNets", "FT", seed=1), cell(grid, "BadNets", "SAU", seed=1))
+    assert summary(look(part, store)) == "6 of 6 jobs done"
+
+
+def test_a_wide_table_is_cut_into_parts_that_fit(tmp_path, capsys):
+    file = tmp_path / "grid.yaml"
+    recipes = [{"epochs": n, "lr": 0.001 * n} for n in range(1, 21)]
+    defenses = [{"ft": {"recipe": recipe}} for recipe in recipes]
+    file.write_text(yaml.safe_dump(CONFIG | {"defenses": defenses, "seeds": [0]}))
+    grid, store = make_grid(read(file)), Store(tmp_path / "cache")
+    (matrix,) = matrices(cells_of(grid, file), look(grid, store))
+    for width in (80, 200):
+        tables = matrix.tables(width)
+        Console(width=width).print(*tables, sep="\n")
+        out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= width
+        assert out.count("missing") == 42 and "…" not in out
+        columns = [column.header for table in tables for column in table.columns[1:]]
+        assert columns == list(matrix.states["BadNets"]) and "FT (epochs=20, lr=0.02)" in columns
+    assert len(matrix.tables(80)) > len(matrix.tables(200)) > 1
+    assert len(matrix.tables(1000)) == 1
+
+
+def test_a_long_word_of_a_label_is_cut():
+    assert cut("SAU (epochs=12)") == "SAU (epochs=12)"
+    assert cut(f"x {'y' * 30}") == f"x {'y' * 21}..."
+    assert cut("[red]") == "\\[red]"
 
 
 def log(folder, *entries):

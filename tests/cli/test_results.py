@@ -101,6 +101,21 @@ def test_rows_of_jobs_that_left_the_grid_go_with_a_line_that_counts_them(clone, 
     assert len(rows(results)) == 5
 
 
+def test_a_rule_that_names_a_plugin_reaches_the_report_by_its_label(tmp_path, monkeypatch, capsys):
+    config, results = write(tmp_path, defenses=["anp"], select={"anp": "own"}), tmp_path / "results"
+    publish(config, results / "cache")
+    seen = []
+    arguments = "sau_bench.benchmark.report.write.report"
+    monkeypatch.setattr(arguments, lambda folder, rules, *more: seen.append(rules) or [])
+    assert run(config, results) == 0
+    assert cli.main(["report", str(config), "--results", str(results)]) == 0
+    assert seen == [{"ANP": "own"}] * 2
+    (tmp_path / "gone.py").touch()
+    write(tmp_path, defenses=[str(tmp_path / "gone.py")], select={"ANP": "own"})
+    assert cli.main(["report", str(config), "--results", str(results)]) == 0
+    assert seen[2:] == [{"ANP": "own"}] and "`select` is taken by labels" in capsys.readouterr().out
+
+
 def test_another_config_of_the_same_name_is_refused_before_anything_happens(clone, capsys):
     config, results = clone
     other = write(config.parent.parent / "mine", attacks=["badnets"], defenses=[])

@@ -6,10 +6,12 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
 
-from sau_bench.benchmark import contract
+from sau_bench.benchmark import contract, rules
 from sau_bench.benchmark.loading import load, plugin_names
 from sau_bench.benchmark.plugin import KINDS
+from sau_bench.benchmark.rules import SEED
 
 PLUGINS = [(kind, key) for kind in KINDS for key in plugin_names(kind)]
 
@@ -217,12 +219,13 @@ BAD = {
         return poison_test(test, self, lambda x: x / len(CALLS), num_classes)"""
         ),
     ),
-    "an attack leaves its data untouched": (
+    "a method leaves its data untouched": (
         "attacks",
         TRAINING.format(body=f"train.x[rows] = 0; {TRAIN}; return self.trigger"),
     ),
     "a trigger leaves its input untouched": ("attacks", attack("return x.mul_(0.5)")),
-    "a trigger keeps the shape": ("attacks", attack("return x[:, :1]")),
+    "a trigger returns images": ("attacks", attack("return None")),
+    "a trigger keeps shape and type of its images": ("attacks", attack("return x[:, :1]")),
     "a trigger stays in [0, 1]": ("attacks", attack("return x + 0.5")),
     "a trigger is deterministic": ("attacks", attack("return torch.rand_like(x)")),
     "a trigger changes images": ("attacks", attack("return x")),
@@ -245,6 +248,21 @@ BAD = {
         return lambda x: x / (1 + len(epochs))"""
         ),
     ),
+    "an attack returns a trigger for each of its parts": (
+        "attacks",
+        attack("return 1 - x", "parts = property(lambda self: (self, self))"),
+    ),
+    "a preview shows what the trained trigger does": (
+        "attacks",
+        attack("return 1 - x", "def preview(self, size, asset): return lambda x: x"),
+    ),
+    "a plugin imports from sau_bench": (
+        "attacks",
+        "from attacks.base import Attack\n" + attack("return 1 - x"),
+    ),
+    "every setting has an annotation": ("attacks", attack("return 1 - x", "opacity = 0.5")),
+    "a plugin prints nothing": ("defenses", defense("print('round 1'); yield model")),
+    SEED: ("defenses", defense("torch.manual_seed(5); yield model")),
     "labels are classes": (
         "attacks",
         attack("return 1 - x", "def relabel(self, y, num_classes): return y + num_classes"),
@@ -255,12 +273,12 @@ BAD = {
         defense("yield model", "yields = 'candidates'"),
     ),
     "rounds are models": ("defenses", defense("yield (0.5, model)")),
-    "a defense leaves its data untouched": ("defenses", defense("data.y.zero_(); yield model")),
     "a defense applies to a network with batch norm": (
         "defenses",
         defense("raise NotApplicable('never'); yield"),
     ),
-    "a defense leaves global state alone": (
+    "a defense yields its models": ("defenses", defense("return model")),
+    "a plugin leaves global state alone": (
         "defenses",
         defense("torch.set_num_threads(torch.get_num_threads() + 1); yield model"),
     ),
@@ -277,6 +295,7 @@ BAD = {
         "defenses",
         defense("CALLS.append(1); model.head.weight.data.mul_(len(CALLS)); yield model"),
     ),
+    "a model is a Classifier": ("models", model("return Net(10)")),
     "a model is drawn from torch's generator": (
         "models",
         model(f"torch.seed(); {BUILD}"),
@@ -309,6 +328,10 @@ BAD = {
         "datasets",
         "from sau_bench.benchmark.errors import InputError\n"
         + DATASET.format(body="raise InputError('not there')"),
+    ),
+    "a dataset returns its two splits": (
+        "datasets",
+        DATASET.format(body="return Images(x, y), Images(x, y)"),
     ),
     "images are uint8 tensors of the declared shape": (
         "datasets",
@@ -351,12 +374,88 @@ def test_a_generator_of_models_is_refused_with_what_to_do_instead(tmp_path):
         contract.check("attacks", load("attacks", str(file)))
 
 
+@pytest.mark.parametrize(
+    ("kind", "source", "told", "line"),
+    [
+        ("defenses", defense("yield 0.5"), "a number (0.5)", "yield 0.5"),
+        ("defenses", defense("yield model.state_dict()"), "a state dict", "yield model"),
+        ("defenses", defense("yield"), "yielded None", "yield"),
+        ("defenses", defense("return 3"), "`__call__` returned a number (3)", None),
+        ("defenses", defense("pass"), "None and yielded nothing; write `yield model`", None),
+        ("defenses", defense("return model"), "a model (Classifier)", None),
+        ("defenses", defense("yield 1, model", "yields = 'candidates'"), "a float", "yield 1"),
+        ("defenses", defense("data.x.zero_(); yield model"), "`data.x.clone()`", None),
+        ("defenses", defense("torch.set_default_dtype(torch.float64); yield model"), "dtype", None),
+        ("defenses", defense("torch.set_grad_enabled(False); yield model"), "gradient", None),
+        ("defenses", defense("torch.seed(); yield model"), "torch.seed", "torch.seed"),
+        (
+            "defenses",
+            "from torch import manual_seed\n" + defense("manual_seed(5); yield model"),
+            "calls torch.manual_seed",
+            None,
+        ),
+        (
+            "attacks",
+            TRAINING.format(body=f"torch.manual_seed(5); {TRAIN}; return self.trigger"),
+            "calls torch.manual_seed",
+            "torch.manual_seed",
+        ),
+        (
+            "defenses",
+            defense("import numpy; numpy.random.seed(1); yield model"),
+            "numpy.random.seed",
+            "numpy.random",
+        ),
+        ("defenses", defense("print('one', 2); yield model"), "printed 'one'", "print("),
+        ("defenses", defense("import sys; sys.stderr.write('x'); yield model"), "'x'", "stderr"),
+        ("defenses", defense("yield model", "lr = 0.1"), "`lr: float = 0.1`", "lr = 0.1"),
+        ("attacks", attack("return x.double()"), "became float64 (10, 3, 32, 32)", None),
+        ("attacks", attack("return x.mean(1, keepdim=True)"), "float32 (10, 1, 32, 32)", None),
+        ("attacks", attack("return x * 255"), "values from 0 to 255", None),
+        ("attacks", attack("return x / 0"), "values that are not finite", None),
+        ("attacks", attack("return x.numpy()"), "it returned a ndarray", None),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_broken_rule_and_its_line(kind, source, told, line, tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text(textwrap.dedent(HEAD) + source)
+    with pytest.raises(contract.BrokenRule) as broken:
+        contract.check(kind, load(kind, str(file)))
+    assert told in str(broken.value)
+    if line is None:
+        assert broken.value.line is None
+    else:
+        assert line in file.read_text().splitlines()[broken.value.line - 1]
+
+
+def test_the_rules_that_a_plugin_keeps_are_returned():
+    kept = contract.check("defenses", load("defenses", "ft"))
+    assert {"rounds are models", "a plugin prints nothing", "a plugin is a value"} <= set(kept)
+    assert len(set(kept)) == len(kept) and not any("trigger" in rule for rule in kept)
+
+
+def test_what_a_bad_plugin_changed_is_put_back(tmp_path):
+    file = tmp_path / "bad.py"
+    source = defense("torch.set_default_dtype(torch.float64); yield model; 1 / 0")
+    file.write_text(textwrap.dedent(HEAD) + source)
+    with pytest.raises(contract.BrokenRule):
+        contract.check("defenses", load("defenses", str(file)))
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_every_rule_has_its_bad_plugin():
-    rules = set()
-    trees = [ast.parse(file.read_text()) for file in Path(contract.__file__).parent.glob("*.py")]
+    found = set()
+    home = Path(contract.__file__).parent
+    trees = [ast.parse(file.read_text()) for file in (*home.glob("*.py"), home.parent / "rules.py")]
     for node in chain.from_iterable(map(ast.walk, trees)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             position = {"require": 1, "BrokenRule": 0}.get(node.func.id)
-            if position is not None and isinstance(node.args[position], ast.Constant):
-                rules.add(node.args[position].value)
-    assert rules == set(BAD)
+            if position is None:
+                continue
+            match node.args[position]:
+                case ast.Constant(value=rule):
+                    found.add(rule)
+                case ast.Name(id=name) if name.isupper():
+                    found.add(getattr(rules, name))
+    found |= {"a defense yields its models", "candidates are pairs of a setting and a model"}
+    assert found == set(BAD)

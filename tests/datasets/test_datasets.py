@@ -112,7 +112,7 @@ def test_incomplete_gtsrb_is_refused(gtsrb: Path, dataset: Dataset, gone: str, t
     (gtsrb / gone).unlink()
     with pytest.raises(InputError, match=told) as error:
         dataset(gtsrb)
-    assert "run_grid.py fetch gtsrb --data" in str(error.value)
+    assert "sau-bench fetch gtsrb --data" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_incomplete_tiny_imagenet_is_refused(
         (tiny / "tiny-imagenet-200" / gone).unlink()
     with pytest.raises(InputError, match=told) as error:
         TinyImageNet(per_class=per_class)(tiny)
-    assert "run_grid.py fetch tiny_imagenet --data" in str(error.value)
+    assert "sau-bench fetch tiny_imagenet --data" in str(error.value)
 
 
 def test_an_image_is_resized_as_pil_does(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_damaged_mnist_is_refused_and_fetched_anew(
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(InputError, match=f"MNIST is missing or damaged.*{name}") as error:
         Mnist()(digits)
-    assert "run_grid.py fetch mnist --data" in str(error.value)
+    assert "sau-bench fetch mnist --data" in str(error.value)
 
     def download(root: Path, *, download: bool) -> None:
         missing = [n for n in Mnist.md5 if not (root / "MNIST" / "raw" / n).exists()]
@@ -104,4 +104,4 @@ def test_damaged_cifar100_is_refused(cifar: Path) -> None:
     (cifar / "cifar-100-python" / "test").write_bytes(b"nothing")
     with pytest.raises(InputError, match="CIFAR-100 is missing or damaged") as error:
         Cifar100()(cifar)
-    assert "run_grid.py fetch cifar100 --data" in str(error.value)
+    assert "sau-bench fetch cifar100 --data" in str(error.value)

@@ -131,6 +131,37 @@ def test_an_impossible_grid_is_refused_in_one_line(tmp_path, changes, told):
     assert "\n" not in str(error.value)
 
 
+ANPS = [{"anp": {"iterations": n}} for n in (100, 200)]
+FIRST = "ANP (iterations=100)"
+
+
+@pytest.mark.parametrize(
+    ("defenses", "select", "rules"),
+    [
+        (["anp", "ft"], {"anp": "own"}, {"ANP": "own"}),
+        (["anp", "ft"], {"ANP": "own", "ft": "last"}, {"ANP": "own", "FT": "last"}),
+        (ANPS, {FIRST: "own"}, {FIRST: "own"}),
+    ],
+)
+def test_a_rule_is_chosen_by_label_or_by_the_name_of_the_plugin(tmp_path, defenses, select, rules):
+    grid = make_grid(config(tmp_path, defenses=defenses, select=select))
+    assert grid.rules(select) == rules
+
+
+@pytest.mark.parametrize(
+    ("defenses", "select", "told"),
+    [
+        (ANPS, {"anp": "own"}, "'anp' is the name of 2 defenses.*accepted: 'ANP .*=100.*=200"),
+        (["anp"], {"anp": "own", "ANP": "last"}, "'ANP' and 'anp' are names of one defense"),
+        (["anp"], {"anb": "own"}, "no defense 'anb'.*accepted: ANP, anp.*did you mean 'anp'"),
+        (["anp"], {"anp": "fixed:7"}, "ANP: no candidate for 'fixed:7'"),
+    ],
+)
+def test_a_rule_for_no_defense_or_several_is_refused(tmp_path, defenses, select, told):
+    with pytest.raises(InputError, match=told):
+        make_grid(config(tmp_path, defenses=defenses, select=select))
+
+
 @pytest.mark.parametrize("axis", ["datasets", "models", "attacks", "defenses", "seeds"])
 def test_an_entry_given_twice_gives_no_cell_twice(tmp_path, axis):
     twice = config(tmp_path, **{axis: GRID[axis] + GRID[axis][:1]})

@@ -17,6 +17,7 @@ from sau_bench.benchmark.jobs.job import DefenseJob
 from sau_bench.benchmark.jobs.leaks import SWITCHES, differing, fingerprint, put, take
 from sau_bench.benchmark.jobs.run_job import run_job
 from sau_bench.benchmark.loading import build
+from sau_bench.benchmark.rules import GLOBAL_STATE, UNTOUCHED
 
 DEFENSE = """
 import logging, os, random, sys, warnings
@@ -133,7 +134,8 @@ def test_what_a_method_leaves_changed_is_named_and_undone(victim, tmp_path, leak
     before = take()
     file.write_text(DEFENSE.format(leak=leak))
     row = defend(victim, file, share)
-    assert row["warning"].startswith("the method left changed, and the harness has put back: ")
+    told = f"{GLOBAL_STATE}: the method left changed, and the harness has put back: "
+    assert row["warning"].startswith(told)
     assert LEAKS[leak] in row["warning"]
     assert differing(before, take()) == []
     assert LEAKS[leak] in process.spoiled()
@@ -200,7 +202,7 @@ def test_images_that_an_attack_changed_reach_neither_its_scores_nor_other_jobs(t
         run_job(job, store, Path(), CPU)
         rows.append(store.rows(job.key)[0])
         tensors.append(store.tensors(job.key))
-    told = "the method changed the dataset in place; it is read anew for the scores"
+    told = f"{UNTOUCHED}: it changed the dataset, which is read anew for the scores"
     assert [row["warning"] for row in rows] == ["", told if stamp != "pass" else ""]
     assert bool(process.spoiled()) == (stamp != "pass")
     for name in ("acc", "asr", "racc"):
@@ -226,9 +228,8 @@ def test_what_importing_a_plugin_changes_is_undone_in_a_worker(victim, tmp_path,
     leak = "\ntorch.set_default_dtype(torch.float64)\ntorch.backends.cudnn.benchmark = True\n"
     file.write_text(DEFENSE.format(leak="pass") + leak)
     row = defend(victim, file, share)
-    assert row["warning"].startswith(
-        "importing its plugins left changed, and the harness has put back: torch's default dtype"
-    )
+    told = "importing its plugins left changed, and the harness has put back: torch's default dtype"
+    assert row["warning"].startswith(f"{GLOBAL_STATE}: {told}")
     assert {name: row[name] for name in MEASURED} == expected and process.spoiled()
 
 

@@ -105,7 +105,7 @@ def test_a_cached_grid_is_finished(tmp_path, capsys):
     words = cached_grid(tmp_path, 30)
     capsys.readouterr()
     assert main(["status", *words]) == 0
-    assert capsys.readouterr().out.count("done") == 30
+    assert capsys.readouterr().out.count("│ done") == 30
 
 
 def test_commands_in_fresh_processes(setting):

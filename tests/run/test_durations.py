@@ -8,7 +8,9 @@ from fakes import Fake, key, steps
 from sau_bench.benchmark.cache.description import Description
 from sau_bench.benchmark.cache.step import Step
 from sau_bench.benchmark.cache.store import Store
-from sau_bench.benchmark.cli.run import discarded, preview, seconds
+from sau_bench.benchmark.cli.cached import discarded
+from sau_bench.benchmark.cli.options import seconds
+from sau_bench.benchmark.cli.pools import preview
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.grid.config import Config
 from sau_bench.benchmark.grid.grid import filtered, make_grid

@@ -1,4 +1,4 @@
-"""Shared by the checks of all kinds: how a rule is broken, and the data that plugins run on."""
+"""The data that plugins are checked on: a few digits and a small classifier."""
 
 from __future__ import annotations
 
@@ -14,19 +14,6 @@ from sau_bench.benchmark.loading import build
 from sau_bench.models.classifier import Architecture, Classifier
 
 
-class BrokenRule(AssertionError):
-    """A plugin breaks its contract; `rule` names how."""
-
-    def __init__(self, rule: str, detail: str = "") -> None:
-        super().__init__(f"{rule}: {detail}" if detail else rule)
-        self.rule = rule
-
-
-def require(holds: bool, rule: str, detail: str = "") -> None:
-    if not holds:
-        raise BrokenRule(rule, detail)
-
-
 @dataclass(frozen=True)
 class World:
     """A few digits and a small classifier, the same at every call."""
@@ -37,6 +24,7 @@ class World:
 
 
 def make_world() -> World:
+    """Also seeds torch's generator."""
     torch.manual_seed(0)
     digits = make_digits()
     task = digits(Path())
