@@ -105,12 +105,12 @@ def content_digest(folder: Path, *parts: str) -> str:
 
     What has neither another size nor another time than before in this process is not read again.
     """
-    files = [file for part in parts for file in _below(folder / part)]
-    state = []
-    for file in files:
-        stat = file.stat()
-        state.append((str(file.relative_to(folder)), stat.st_size, stat.st_mtime_ns))
-    return _digest(str(folder.resolve()), tuple(sorted(state))) if state else ""
+    base, state = str(folder.resolve()), []
+    # Strings: there may be tens of thousands of files, and every job of a grid asks.
+    for file in (file for part in parts for file in _below(os.path.join(base, part))):
+        stat = os.stat(file)
+        state.append((os.path.normpath(file)[len(base) + 1 :], stat.st_size, stat.st_mtime_ns))
+    return _digest(base, tuple(sorted(state))) if state else ""
 
 
 @lru_cache(maxsize=64)
@@ -122,11 +122,12 @@ def _digest(folder: str, state: tuple[tuple[str, int, int], ...]) -> str:
     return whole.hexdigest()
 
 
-def _below(path: Path) -> Iterator[Path]:
-    if path.is_file():
+def _below(path: str) -> Iterator[str]:
+    """The file itself, or all files below a folder."""
+    if os.path.isfile(path):
         yield path
-    elif path.is_dir():
-        yield from (file for file in path.rglob("*") if file.is_file())
+    for folder, _, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in names)
 
 
 def _row(file: Path) -> int:

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from sau_bench.benchmark.contract.rules import make_world
 from torch import nn
 
 from sau_bench.attacks.badnets import BadNets
@@ -24,6 +23,7 @@ from sau_bench.benchmark.cli import main as cli
 from sau_bench.benchmark.cli.export import write_victim
 from sau_bench.benchmark.contract import check
 from sau_bench.benchmark.contract.attacks import check_attack
+from sau_bench.benchmark.contract.world import make_world
 from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.grid.config import read

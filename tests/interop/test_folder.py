@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from sau_bench.benchmark.contract.rules import make_world
 
 from sau_bench.attacks.badnets import BadNets
 from sau_bench.attacks.base import poison_test
@@ -13,6 +12,7 @@ from sau_bench.attacks.folder import Folder
 from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.contract import check
 from sau_bench.benchmark.contract.attacks import check_attack
+from sau_bench.benchmark.contract.world import make_world
 from sau_bench.benchmark.data import to_uint8
 from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.errors import InputError
