@@ -205,7 +205,7 @@ def test_the_last_line_counts_jobs_and_knows_how_long_the_rest_takes(grid, store
         os.utime(draft.folder / "job.json", (time.time() - 30,) * 2)
         text = summary(look(part, store))
         assert text == "3 of 6 jobs done, 1 running, 2 missing; about 2 min 0 s left"
-        draft.write_json("rows.json", [])
+        draft.write_json("rows.json", [{"seconds": 100, "device": "1-thread Abacus"}])
     claims.release(victim.key)
     store.record_failure(cell(grid, "BadNets", "FT", seed=1).key, {"error": "E: 1"})
     text = "4 of 6 jobs done, 1 failed, 1 missing; about 40 s left"
