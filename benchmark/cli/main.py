@@ -11,16 +11,17 @@ from typing import NoReturn
 
 from sau_bench.benchmark.cli.bench import add_bench, bench
 from sau_bench.benchmark.cli.cache import add_cache
+from sau_bench.benchmark.cli.leaderboard import add_leaderboard, leaderboard
 from sau_bench.benchmark.cli.options import add_config, add_data
 from sau_bench.benchmark.cli.plugins import fetch, list_plugins
-from sau_bench.benchmark.cli.report import report
+from sau_bench.benchmark.cli.report import add_report, report
 from sau_bench.benchmark.cli.run import run
 from sau_bench.benchmark.cli.show import show
 from sau_bench.benchmark.cli.status import status
 from sau_bench.benchmark.cli.terminate import Terminated, ignore_signals
 from sau_bench.benchmark.errors import InputError, nearest, one_line, printable
 
-VERBS = ("run", "status", "report", "show", "cache", "fetch", "list", "bench")
+VERBS = ("run", "status", "report", "leaderboard", "show", "cache", "fetch", "list", "bench")
 LINE = 2_000
 """Characters of an error."""
 INPUT_ERROR, INCOMPLETE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -112,8 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--budget", help="start no job that would end later, such as 30m or 1h30m")
     running.add_argument("--time-limit", help="kill a job that runs longer, such as 2h")
     add_config(verb("status", status, "what is done, running, failed and missing"), cache=True)
-    add_config(
-        verb("report", report, "tables and figures from rows.csv, without torch"), cache=False
+    reporting = verb("report", report, "tables, figures and pages from rows.csv, without torch")
+    add_config(reporting, cache=False)
+    add_report(reporting)
+    add_leaderboard(
+        verb("leaderboard", leaderboard, "one page of the rows of several folders or people")
     )
     showing = verb("show", show, "a contact sheet: clean and poisoned images of each attack")
     add_config(showing, cache=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pandas import DataFrame, MultiIndex, Series
@@ -29,6 +29,7 @@ from sau_bench.benchmark.report.render import (
     Table,
     caption,
     grouped,
+    is_shown,
     pipes,
 )
 from sau_bench.benchmark.rows import UNDEFENDED
@@ -105,22 +106,32 @@ class GroupedTable(Table):
 
 
 def published_tables(
-    published: Published, rows: DataFrame, selected: DataFrame
+    published: Published,
+    rows: DataFrame,
+    selected: DataFrame,
+    shown: Sequence[str] = tuple(METRICS),
 ) -> dict[str, Table]:
     """Tables of the paper that the runs of one (dataset, model) pair are in, by file name.
 
     Leaderboard cells have tables of their own; those that were selected with test data stand beside
-    our candidates that the rule `oracle` picks. rows: all steps of the runs.
+    our candidates that the rule `oracle` picks. rows: all steps of the runs. shown: metrics.
     """
     made: dict[str, Table] = {}
     layouts = chosen(published, selected)
-    for layout in layouts:
+    for layout in _showing(layouts, shown):
         made[_stem(layout)] = comparison_table(published, layout, selected)
-    for board in leaderboards(published.paper, layouts):
+    for board in _showing(leaderboards(published.paper, layouts), shown):
         ours = _by_test_data(rows) if board.kind == ORACLE else selected
         if any(_comparable(cell) for cell in compare(published, board, ours)):
             made[_stem(board)] = comparison_table(published, board, ours)
     return made
+
+
+def _showing(layouts: Iterable[Layout], shown: Sequence[str]) -> Iterator[Layout]:
+    """The layouts with those of their metrics that are shown, if there are any."""
+    for layout in layouts:
+        if metrics := tuple(m for m in layout.metrics if is_shown(m, shown)):
+            yield replace(layout, metrics=metrics)
 
 
 def _stem(layout: Layout) -> str:

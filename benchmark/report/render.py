@@ -84,6 +84,11 @@ class Table:
         return text.map(best.format).where(ranks == 1, others)
 
 
+def is_shown(metric: str, shown: Sequence[str]) -> bool:
+    """Whether a metric is shown; that of one trigger, `asr_1`, is if ASR is."""
+    return metric.partition("_")[0] in shown
+
+
 def pipes(lines: Sequence[Iterable[str]], left: int) -> str:
     """A Markdown table, the header first; the first `left` columns are aligned to the left."""
     rows = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in lines]
@@ -257,8 +262,8 @@ def metric_table(selected: DataFrame, metric: str, notes: tuple[str, ...] = ()) 
     return Table(caption(selected, what), text, numbers, ranks, footnotes(selected) + notes)
 
 
-def averages_table(selected: DataFrame) -> Table | None:
-    """The Average of every metric for each defense of one (dataset, model) pair, in percent.
+def averages_table(selected: DataFrame, shown: Sequence[str] = tuple(METRICS)) -> Table | None:
+    """The Average of the metrics `shown` for each defense of one (dataset, model) pair, in percent.
 
     None where an Average covers fewer than two attacks.
     """
@@ -268,6 +273,8 @@ def averages_table(selected: DataFrame) -> Table | None:
     defenses = tables.labels_of(selected)[1]
     text, numbers, ranks = (DataFrame(index=defenses) for _ in range(3))
     for metric, title in METRICS.items():
+        if metric not in shown:
+            continue
         mean, std = (
             100 * tables.pivot(selected, metric, how).loc[["Average"]] for how in ("mean", "std")
         )
@@ -283,16 +290,17 @@ def averages_table(selected: DataFrame) -> Table | None:
     return Table(caption(selected, what), text, numbers, ranks, footnotes(selected))
 
 
-def trigger_table(selected: DataFrame) -> Table | None:
+def trigger_table(selected: DataFrame, shown: Sequence[str] = tuple(METRICS)) -> Table | None:
     """The scores of each trigger, for one (dataset, model) pair (table 24 of the SAU paper).
 
-    None where no attack has two triggers.
+    None where no attack has two triggers. shown: metrics.
     """
     if "asr_1" not in selected or selected["asr_1"].isna().all():
         return None
     attacks = selected.loc[selected["asr_1"].notna(), "attack"].unique()
     several = selected[selected["attack"].isin(attacks)]
     titles = {"acc": "ACC"} | {name: title for name, title in PARTS.items() if name in selected}
+    titles = {name: title for name, title in titles.items() if is_shown(name, shown)}
     lines = MultiIndex.from_product(tables.labels_of(several), names=["Attack", "Defense"])
     text, numbers = (frame.reset_index() for frame in cell_lines(several, titles, lines))
     what = caption(several, "Each trigger of an attack with two, in percent")
