@@ -10,7 +10,7 @@ from pandas import DataFrame
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.report import tables
 from sau_bench.benchmark.report.boards import Board, Entry, boards
-from sau_bench.benchmark.report.lines import names_of, properties
+from sau_bench.benchmark.report.lines import names_of, properties, runs_of
 from sau_bench.benchmark.report.merge import Conflict, Setting, merged
 from sau_bench.benchmark.report.page import Entry as Line
 from sau_bench.benchmark.report.page import Listing, Value, listing, render, shown
@@ -202,7 +202,7 @@ def _listing(found: Sequence[Board]) -> Listing:
         values.append(Value.of(str(len(entry.seeds)), float(len(entry.seeds))))
         status = "disputed" if entry.disputed else entry.state
         values += [Value.of(entry.those("source")), Value.of(status)]
-        known = [("Source", tuple(entry.runs["source"])), *properties(entry.runs)]
+        known = [("Source", tuple(entry.runs["source"])), *properties(runs_of(entry.runs))]
         title = f"{dataset} / {model} / {entry.attack} / {entry.defense}; poisoning ratio {ratio}"
         title += f"; {data}; selection {rule}" if rule else ""
         names = (f"entry-{place}", *names_of([*entry.runs["key"]], place))

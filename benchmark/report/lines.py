@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pandas import DataFrame, Series
@@ -13,6 +14,9 @@ from sau_bench.benchmark.report import tables
 from sau_bench.benchmark.report.remarks import CLEAN_MODEL, handed
 from sau_bench.benchmark.report.render import MARKS, MEANINGS, METRICS, PARTS, cells
 from sau_bench.benchmark.rows import PROBE_COLUMNS
+
+Run = Mapping[Hashable, Any]
+"""A row by column, see `runs_of`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ def lines_of(selected: DataFrame, clean: DataFrame, metrics: Sequence[str]) -> I
     states = tables.cell_states(selected)
     texts = {metric: cells(selected, metric) for metric in metrics}
     means = {m: (100 * tables.pivot(selected, m)).stack().to_dict() for m in metrics}
-    by_cell = dict(iter(selected.groupby(["attack", "defense"])))
+    by_cell: dict[tuple[str, str], list[Run]] = {}
+    for run in runs_of(selected):
+        by_cell.setdefault((run["attack"], run["defense"]), []).append(run)
     for attack in attacks:
         for defense in defenses:
             scores = {
@@ -78,7 +84,7 @@ def lines_of(selected: DataFrame, clean: DataFrame, metrics: Sequence[str]) -> I
                 for metric in metrics
                 if defense in texts[metric]
             }
-            runs = by_cell.get((attack, defense), selected[:0])
+            runs = by_cell.get((attack, defense), [])
             state = str(states.at[attack, defense])
             yield _line((dataset, model, attack, defense), scores, state, runs)
     if len(clean):
@@ -87,16 +93,25 @@ def lines_of(selected: DataFrame, clean: DataFrame, metrics: Sequence[str]) -> I
         state = tables.state_of(
             [(status, status == "ok") for status in clean["status"]], len(clean)
         )
-        yield _line((dataset, model, "", CLEAN_MODEL), scores, state, clean)
+        yield _line((dataset, model, "", CLEAN_MODEL), scores, state, runs_of(clean))
+
+
+def runs_of(rows: DataFrame) -> list[Run]:
+    """The rows as mappings, with what the defense was handed."""
+    runs: list[Run] = rows.assign(handed=handed(rows)).to_dict("records")
+    return runs
 
 
 def _line(
-    labels: tuple[str, str, str, str], scores: dict[str, Score], state: str, runs: DataFrame
+    labels: tuple[str, str, str, str], scores: dict[str, Score], state: str, runs: Sequence[Run]
 ) -> Line:
-    seconds = runs["seconds"].mean() if len(runs) else np.nan
-    cost = Score("-" if np.isnan(seconds) else f"{seconds:.1f}", seconds)
-    seeds = tuple(f"Seed {seed}" for seed in runs["seed"])
-    return Line(*labels, scores, state, cost, seeds, tuple(properties(runs)))
+    times = [run["seconds"] for run in runs if not np.isnan(run["seconds"])]
+    cost = Score("-", np.nan)
+    if times:
+        mean = float(np.mean(times))
+        cost = Score(f"{mean:.1f}", mean)
+    seeds = tuple(f"Seed {run['seed']}" for run in runs)
+    return Line(*labels, scores, state, cost, seeds, properties(runs))
 
 
 def _mean(values: Series) -> str:
@@ -105,44 +120,45 @@ def _mean(values: Series) -> str:
     return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if values.count() > 1 else "")
 
 
-def properties(runs: DataFrame) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """What the rows hold, in words: a title, and the text of each run."""
-    if runs.empty:
-        return
-    columns: dict[str, list[str]] = {
-        "Key": [*runs["key"]],
-        "Key of the victim": [*runs["victim"]],
-        "Status": [*runs["status"]],
-        "Warning": [*runs["warning"]],
-        "Note": [*runs["note"]],
+def properties(runs: Sequence[Run]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What the rows hold, in words: a title and the text of each run, of `runs_of`."""
+    told = [_told(run) for run in runs]
+    titles = dict.fromkeys(title for texts in told for title in texts)
+    columns = ((title, tuple(texts.get(title, "") for texts in told)) for title in titles)
+    return tuple((title, texts) for title, texts in columns if any(texts))
+
+
+def _told(run: Run) -> dict[str, str]:
+    told = {
+        "Key": run["key"],
+        "Key of the victim": run["victim"],
+        "Status": run["status"],
+        "Warning": run["warning"],
+        "Note": run["note"],
+        "Selection": run.get("rule", ""),
+        "Step": _step(run),
     }
-    if "rule" in runs:
-        columns["Selection"] = [*runs["rule"]]
-    columns["Step"] = [_step(run) for _, run in runs.iterrows()]
     for name, title in {**METRICS, **PARTS}.items():
-        if name in runs:
-            count = runs["n_clean" if name == "acc" else "n_poisoned"] if name != "der" else None
-            columns[title] = _shares(runs[name], count)
-    columns["ACC on the defender's data"] = _shares(runs["own_acc"])
-    columns["the same before the defense"] = _shares(runs["own_acc_before"])
+        told[title] = text = _share(run.get(name, np.nan))
+        count = run["n_clean" if name == "acc" else "n_poisoned"]
+        if text and name != "der" and not np.isnan(count):
+            told[title] = f"{text} of {count:,.0f} images"
+    told["ACC on the defender's data"] = _share(run["own_acc"])
+    told["the same before the defense"] = _share(run["own_acc_before"])
     for name in PROBE_COLUMNS:
-        if name in runs:
-            columns[name.replace("_", " ").capitalize()] = _shares(runs[name])
-    columns |= {
-        "May use": [*handed(runs)],
-        "Poisoning ratio": _shares(runs["poison_ratio"]),
-        "Seconds": _numbers(runs["seconds"]),
-        "Peak MiB": _numbers(runs["peak_mib"]),
-        "Hardware": [*runs["device"]],
-        "Versions": [*runs["versions"]],
-        "Arithmetic": [*runs["arithmetic"]],
+        told[name.replace("_", " ").capitalize()] = _share(run.get(name, np.nan))
+    return told | {
+        "May use": run["handed"],
+        "Poisoning ratio": _share(run["poison_ratio"]),
+        "Seconds": _number(run["seconds"]),
+        "Peak MiB": _number(run["peak_mib"]),
+        "Hardware": run["device"],
+        "Versions": run["versions"],
+        "Arithmetic": run["arithmetic"],
     }
-    for title, texts in columns.items():
-        if any(texts):
-            yield title, tuple(map(str, texts))
 
 
-def _step(run: Series) -> str:
+def _step(run: Run) -> str:
     if run["kind"] == "rounds" and run["step"]:
         return f"round {run['step']:g}"
     if run["kind"] == "candidates" and run["step"]:
@@ -151,17 +167,12 @@ def _step(run: Series) -> str:
     return ""
 
 
-def _shares(values: Series, counts: Series | None = None) -> list[str]:
-    """Shares in percent, with the number of images that they are of."""
-    of = Series("", index=values.index)
-    if counts is not None:
-        of = counts.map(lambda count: "" if np.isnan(count) else f" of {count:,.0f} images")
-    texts = values.map(lambda share: "" if np.isnan(share) else f"{100 * share:.2f} %")
-    return [*(texts + of.where(texts.ne(""), ""))]
+def _share(value: float) -> str:
+    return "" if np.isnan(value) else f"{100 * value:.2f} %"
 
 
-def _numbers(values: Series) -> list[str]:
-    return ["" if np.isnan(value) else f"{value:.1f}" for value in values]
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.1f}"
 
 
 def marks_of(lines: Sequence[Line]) -> dict[str, str]:

@@ -79,9 +79,11 @@ class Table:
 
     def _styled(self, text: DataFrame, best: str, second: str) -> DataFrame:
         """`text` with `best` or `second`, both format strings, around the ranked cells."""
-        ranks = self.ranks.reindex_like(text)
-        others = text.map(second.format).where(ranks == 2, text)
-        return text.map(best.format).where(ranks == 1, others)
+        ranks = self.ranks.reindex_like(text).to_numpy(float)
+        formats = {1: best.format, 2: second.format}
+        lines = (zip(*pair, strict=True) for pair in zip(text.to_numpy(), ranks, strict=True))
+        styled = [[formats.get(rank, str)(cell) for cell, rank in line] for line in lines]
+        return DataFrame(styled, index=text.index, columns=text.columns)
 
 
 def is_shown(metric: str, shown: Sequence[str]) -> bool:
