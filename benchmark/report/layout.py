@@ -238,8 +238,11 @@ def _what(layout: Layout, seeds: int, ranked: bool) -> str:
     what += "; best defense bold, second underlined" if ranked else ""
     if seeds > 1:
         return f"{what}; {OUTSIDE} outside the interval that holds one more run in 95 % of cases"
+    compared = {metric.partition("_")[0] for metric in layout.metrics}
     limits = (
-        ", ".join(f"{TITLES[metric]} {limit:g}" for metric, limit in TOLERANCE[defended].items())
+        ", ".join(
+            f"{TITLES[m]} {limit:g}" for m, limit in TOLERANCE[defended].items() if m in compared
+        )
         for defended in (False, True)
     )
     bare, defended = limits

@@ -189,13 +189,12 @@ def _page(
 
 
 def _listing(found: Sequence[Board]) -> Listing:
-    titles = ["Defense", "Attack", "Board", "Dataset", "Network", *METRICS.values()]
+    titles = ["Defense", "Attack", "Board", *METRICS.values()]
     titles += ["Rank", "n", "Sources", "Status"]
     entries = []
     for place, (board, entry, rank) in enumerate(_records(found)):
         dataset, model, ratio, data, rule = entry.setting
         values = [Value.of(entry.defense), Value.of(entry.attack), Value.of(str(board.number))]
-        values += [Value.of(dataset), Value.of(model)]
         values += [Value.of(entry.text(m), entry.mean(m)) for m in METRICS]
         place_in = float("nan") if rank is None else float(rank)
         values.append(Value.of("-" if rank is None else str(rank), place_in))

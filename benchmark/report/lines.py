@@ -96,10 +96,9 @@ def lines_of(selected: DataFrame, clean: DataFrame, metrics: Sequence[str]) -> I
         yield _line((dataset, model, "", CLEAN_MODEL), scores, state, runs_of(clean))
 
 
-def runs_of(rows: DataFrame) -> list[Run]:
+def runs_of(rows: DataFrame) -> Sequence[Run]:
     """The rows as mappings, with what the defense was handed."""
-    runs: list[Run] = rows.assign(handed=handed(rows)).to_dict("records")
-    return runs
+    return rows.assign(handed=handed(rows)).to_dict("records")
 
 
 def _line(
