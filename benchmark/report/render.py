@@ -15,6 +15,7 @@ import pandas as pd
 from pandas import DataFrame, MultiIndex, Series
 
 from sau_bench.benchmark.report import tables
+from sau_bench.benchmark.report.memory import remembered
 from sau_bench.benchmark.rows import MIN_ASR, MIN_CHANCES, NO_RESULT, PART_COLUMNS
 
 METRICS = {"acc": "ACC", "asr": "ASR", "racc": "R-ACC", "der": "DER"}
@@ -231,6 +232,7 @@ def _without_results(selected: DataFrame, status: str) -> list[str]:
     return lines
 
 
+@remembered
 def footnotes(selected: DataFrame) -> tuple[str, ...]:
     """The footnotes of a table with an Average: marks, and what the Average leaves out."""
     notes, averaged = [*mark_notes(selected)], tables.averaged_attacks(selected)

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from pandas import DataFrame, Series
 
+from sau_bench.benchmark.report.memory import remembered
 from sau_bench.benchmark.rows import AXES, NO_RESULT, PART_COLUMNS, UNDEFENDED, check_rule, reason
 
 KEPT = "collapsed, averaged"
@@ -183,6 +184,7 @@ def counted(selected: DataFrame) -> Series:
     return selected["status"].isin(COUNTED) & selected["victim_status"].isin(COUNTED)
 
 
+@remembered
 def cell_states(selected: DataFrame) -> DataFrame:
     """Attacks x defenses: the state of each cell over its seeds.
 
@@ -218,6 +220,7 @@ def state_of(runs: Sequence[tuple[str, bool]], seeds: int) -> str:
     return "fewer seeds" if marked == "ok" and fewer else marked
 
 
+@remembered
 def seeds_of(selected: DataFrame) -> DataFrame:
     """Attacks x defenses: how many seeds enter the mean of each cell, see `pivot`."""
     entering = selected.assign(sound=counted(selected), scored=selected["acc"].notna())
@@ -247,6 +250,7 @@ def _averaged(states: DataFrame) -> list[str]:
     return list(sound.index[sound])
 
 
+@remembered
 def pivot(
     selected: DataFrame, metric: str, statistic: Literal["mean", "std"] = "mean"
 ) -> DataFrame:
