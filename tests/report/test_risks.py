@@ -63,4 +63,4 @@ def test_there_is_a_figure_where_risks_were_measured(tmp_path):
         rows.to_csv(tmp_path / "rows.csv", index=False)
         files = {file.name for file in report(tmp_path, {})}
         assert ("risks.png" in files) is there
-    assert "![risks](figures/risks.png)" in (tmp_path / "report.md").read_text()
+    assert "![Risks](figures/risks.png)" in (tmp_path / "report.md").read_text()
