@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from sau_bench.benchmark.cli.cache import keys_of
-from sau_bench.benchmark.cli.options import results_folder
+from sau_bench.benchmark.cli.options import add_only, results_folder
 from sau_bench.benchmark.cli.parts import part_report
 from sau_bench.benchmark.cli.reports import write_report
 from sau_bench.benchmark.cli.results import check_rows
@@ -17,13 +17,7 @@ from sau_bench.benchmark.standins import without_torch
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose what is in a report."""
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="AXIS=NAME,...",
-        help="a part of the grid, such as attack=badnets,defense=sau; may be repeated",
-    )
+    add_only(parser)
     parser.add_argument(
         "--merge",
         action="append",

@@ -167,9 +167,8 @@ def test_nothing_is_wider_than_the_window(page, files, width):
     assert page.run("innerWidth") == width
 
 
+@pytest.mark.parametrize("page", ["report"], indirect=True)
 def test_pictures_and_panels_are_drawn(page):
-    if page.name == "leaderboard":
-        pytest.skip("the leaderboard has tables only")
     broken = "[...document.images].filter(i => !i.complete || i.naturalWidth < 100).length"
     assert page.run("document.images.length") == 1 and page.run(broken) == 0
     small = "[...document.querySelectorAll('.panel svg')].filter(s => s.clientWidth < 150).length"
@@ -178,9 +177,8 @@ def test_pictures_and_panels_are_drawn(page):
     assert page.run(size) > 4
 
 
+@pytest.mark.parametrize("page", ["report"], indirect=True)
 def test_a_point_leads_to_its_cell_and_a_method_can_stand_out(page):
-    if page.name == "leaderboard":
-        pytest.skip("the leaderboard has tables only")
     quiet = "document.querySelectorAll('.quiet').length"
     press = "document.querySelector('.legend button[value=SAU]').click()"
     assert page.run(quiet) == 0
