@@ -15,10 +15,11 @@ from sau_bench.benchmark.cli.bench import add_bench, bench
 from sau_bench.benchmark.cli.cache import add_cache
 from sau_bench.benchmark.cli.check import add_check, check
 from sau_bench.benchmark.cli.export import export
+from sau_bench.benchmark.cli.leaderboard import add_leaderboard, leaderboard
 from sau_bench.benchmark.cli.new import add_new, new
 from sau_bench.benchmark.cli.options import add_config, add_data, example_of, kind_of
 from sau_bench.benchmark.cli.plugins import fetch, list_plugins
-from sau_bench.benchmark.cli.report import report
+from sau_bench.benchmark.cli.report import add_report, report
 from sau_bench.benchmark.cli.run import add_run, run
 from sau_bench.benchmark.cli.show import show
 from sau_bench.benchmark.cli.status import status
@@ -28,7 +29,7 @@ from sau_bench.benchmark.errors import InputError, nearest, one_line, printable
 from sau_bench.benchmark.shipped import command
 
 VERBS = (
-    "run", "status", "why", "report", "show", "export",
+    "run", "status", "why", "report", "leaderboard", "show", "export",
     "new", "check", "list", "fetch", "cache", "bench",
 )  # fmt: skip
 TOP = ("-h", "--help", "--version")
@@ -119,13 +120,19 @@ def make_parser() -> argparse.ArgumentParser:
             'why configs/cifar10_cpu.yaml attack=badnets "defense=i-BAU"',
         )
     )
-    add_config(
+    reporting = verb(
+        report,
+        "tables, figures and pages from rows.csv, without torch",
+        "report configs/cifar10_cpu.yaml --columns acc,asr",
+    )
+    add_config(reporting, cache=False)
+    add_report(reporting)
+    add_leaderboard(
         verb(
-            report,
-            "tables and figures from rows.csv, without torch",
-            "report configs/cifar10_cpu.yaml",
-        ),
-        cache=False,
+            leaderboard,
+            "one page of the rows of several folders or people",
+            "leaderboard results/cifar10_cpu theirs/cifar10_cpu",
+        )
     )
     showing = verb(
         show,

@@ -72,13 +72,17 @@ def add_config(parser: argparse.ArgumentParser, *, cache: bool, only: bool = Tru
     if cache:
         parser.add_argument("--cache", type=Path, help="job folders (default: RESULTS/cache)")
     if cache and only:
-        parser.add_argument(
-            "--only",
-            action="append",
-            default=[],
-            metavar="AXIS=NAME,...",
-            help="a part of the grid, such as attack=badnets,defense=sau; may be repeated",
-        )
+        add_only(parser)
+
+
+def add_only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=NAME,...",
+        help="a part of the grid, such as attack=badnets,defense=sau; may be repeated",
+    )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

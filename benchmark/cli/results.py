@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sau_bench.benchmark.cli.origins import ORIGIN, origin_of, usual
+from sau_bench.benchmark.cli.reports import is_current, write_report
 from sau_bench.benchmark.errors import InputError, printable
 from sau_bench.benchmark.rows import AXES, COLUMNS, LATER_COLUMNS, NO_RESULT, Row
-from sau_bench.benchmark.shipped import PAPER
-from sau_bench.benchmark.standins import without_torch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from sau_bench.benchmark.cache.store import Store
     from sau_bench.benchmark.grid.config import Config
     from sau_bench.benchmark.grid.grid import Grid
-    from sau_bench.benchmark.published import Reproduced
-    from sau_bench.benchmark.report.published import Published
 
-ORIGIN = "config.txt"
-"""Names the config of a results folder, seen from that folder."""
 NOTE = 20_000
 """Characters of a cell of `rows.csv`."""
 
@@ -65,13 +61,13 @@ def check_rows(folder: Path, config: Path, keys: Callable[[], Collection[str]]) 
     Raises:
         InputError: they are of another config of the same name, or cannot be read.
     """
-    if (old := _read(folder / "rows.csv")) is None:
+    if (old := read_text(folder / "rows.csv")) is None:
         return
     try:
         origin = (folder / ORIGIN).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        origin = _usual(folder, config)
-    if origin != _origin(folder, config) and (other := set(old["key"]) - set(keys())):
+        origin = usual(folder, config)
+    if origin != origin_of(folder, config) and (other := set(old["key"]) - set(keys())):
         raise InputError(
             f"{folder} holds rows of another config, {origin!r}, and {len(other)} of its "
             f"{old['key'].nunique()} jobs are not in {config}: rename the config, use another "
@@ -86,9 +82,9 @@ def claim_rows(folder: Path, config: Path) -> None:
         OSError: the folder cannot be made, or nothing can be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    origin = _origin(folder, config)
+    origin = origin_of(folder, config)
     (folder / ORIGIN).write_text(origin + "\n", encoding="utf-8")
-    if origin == _usual(folder, config):
+    if origin == usual(folder, config):
         (folder / ORIGIN).unlink()
 
 
@@ -104,7 +100,7 @@ def write_rows(
     import pandas as pd
 
     rows, order = contents.rows, {key: i for i, key in enumerate(contents.labels)}
-    if (old := _read(folder / "rows.csv")) is not None:
+    if (old := read_text(folder / "rows.csv")) is not None:
         new = {*rows.loc[~rows["status"].isin(NO_RESULT), "key"], *again}
         stays = old[~old["status"].isin(NO_RESULT)]
         stays = stays[~stays["key"].isin(new) & stays["key"].isin(order)]
@@ -124,83 +120,13 @@ def write_rows(
         draft = folder / f".rows.{os.getpid()}.csv"  # another run may write them at this moment
         draft.write_bytes(text)
         draft.replace(folder / "rows.csv")
-    if _is_current(folder, file):
+    if is_current(folder, file):
         print(f"{folder / 'report.md'} is up to date")
     else:
         write_report(folder, config, file)
 
 
-def write_report(folder: Path, config: Config, file: Path) -> None:
-    """Write the report of `folder/rows.csv` and say where it is. file: of the config."""
-    from sau_bench.benchmark.report.write import report
-
-    rules, published = _of_the_grid(config, file)
-    files = report(folder, rules, config.effective_acc, config.average_collapsed, published)
-    print(f"{folder / 'report.md'} and {len(files) - 1} tables and figures beside it")
-
-
-def _is_current(folder: Path, config: Path) -> bool:
-    """Whether the report, whose last file is `report.md`, is newer than all that it depends on.
-
-    That is rows, config with its defaults, published numbers, and the code that draws it.
-    """
-    from sau_bench.benchmark.grid.config import files_of
-
-    code = Path(__file__).parents[1]
-    sources = [*files_of(config), folder / "rows.csv", code / "rows.py", *PAPER.glob("*.*")]
-    sources += [code / "published.py", code / "grid" / "published.py"]
-    sources += (code / "report").glob("*.py")
-    try:
-        written = (folder / "report.md").stat().st_mtime_ns
-        return all(source.stat().st_mtime_ns < written for source in sources)
-    except OSError:  # no report yet
-        return False
-
-
-def _of_the_grid(config: Config, file: Path) -> tuple[Mapping[str, str], Published | None]:
-    """What the jobs of a table say to its report: its selection rules, by the labels of defenses,
-    and the published numbers that the jobs are compared with, found by what was run.
-
-    If the grid cannot be made any more, its rows are reported nevertheless: without published
-    numbers, and rules are taken as those of labels. file: of the table.
-    """
-    from sau_bench.benchmark.published import read_paper
-    from sau_bench.benchmark.report.published import Published
-
-    paper = read_paper()
-
-    def read_grid() -> tuple[Mapping[str, str], Reproduced | None]:
-        from sau_bench.benchmark.grid.config import read_tables
-        from sau_bench.benchmark.grid.grid import make_grid
-        from sau_bench.benchmark.grid.published import reproduced
-
-        grid = make_grid(read_tables(file)[file])
-        return grid.rules(config.select), reproduced(grid.jobs(), paper) if paper else None
-
-    try:
-        rules, found = without_torch(read_grid)
-    except InputError as error:
-        print(f"published numbers are left out, and `select` is taken by labels: {error}")
-        return config.select, None
-    return rules, Published(paper, found) if paper and found else None
-
-
-def _usual(folder: Path, config: Path) -> str:
-    """The config that a folder belongs to if it does not say so: that of its name in `configs/`.
-
-    config: one whose results the folder may hold; both are as deep below `configs` and `results`.
-    """
-    folders = config.resolve().parts[:-1]
-    depth = 1 + (folders[::-1].index("configs") if "configs" in folders else 0)
-    names = folder.resolve().parts[-depth:]
-    return Path(*[".."] * (depth + 1), "configs", *names).as_posix() + ".yaml"
-
-
-def _origin(folder: Path, config: Path) -> str:
-    return Path(os.path.relpath(config.resolve(), folder.resolve())).as_posix()
-
-
-def _read(file: Path) -> pd.DataFrame | None:
+def read_text(file: Path) -> pd.DataFrame | None:
     """The rows of a file as text; None without one.
 
     Raises:

@@ -149,7 +149,7 @@ def filtered(grids: Sequence[Grid], only: Sequence[str], flag: str = "--only") -
     if not only:
         return list(grids)
     filters = filters_of(only, flag)
-    named = [{job: _names(job, place) for job, place in grid.places.items()} for grid in grids]
+    named = [{job: names_of(job, place) for job, place in grid.places.items()} for grid in grids]
     found = [_united(names.values()) for names in named]
     check_names(filters, _united(found), flag)
     kept = []
@@ -167,7 +167,7 @@ def filtered(grids: Sequence[Grid], only: Sequence[str], flag: str = "--only") -
     return kept
 
 
-def _names(job: Job, place: Place) -> dict[str, set[str]]:
+def names_of(job: Job, place: Place) -> dict[str, set[str]]:
     """What a job may be called along each of its axes."""
     plugins: dict[str, Plugin] = {}
     victim = job.victim if isinstance(job, DefenseJob) else job

@@ -136,9 +136,10 @@ def _times(rows: DataFrame, selected: DataFrame, effective_acc: float | None) ->
     counted = tables.counted(runs)
     some = counted.groupby([runs["attack"], runs["defense"]]).transform("any")
     victims = selected[selected["kind"] == "victim"].set_index("key")["acc"]
+    by_key = dict(iter(rows.sort_values("step").groupby("key", sort=False)))
     times = []
     for _, chosen in runs[counted | ~some].iterrows():
-        steps = rows[rows["key"] == chosen["key"]].sort_values("step")
+        steps = by_key[chosen["key"]]
         nine_tenths = victims.get(chosen["victim"], np.nan) * (1 - tables.TOLERATED_LOSS)
         floor = nine_tenths if effective_acc is None else effective_acc
         if np.isnan(floor):

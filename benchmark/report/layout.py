@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pandas import DataFrame, MultiIndex, Series
@@ -29,6 +29,7 @@ from sau_bench.benchmark.report.render import (
     Table,
     caption,
     grouped,
+    is_shown,
     pipes,
 )
 from sau_bench.benchmark.rows import UNDEFENDED
@@ -105,22 +106,33 @@ class GroupedTable(Table):
 
 
 def published_tables(
-    published: Published, rows: DataFrame, selected: DataFrame
+    published: Published,
+    rows: DataFrame,
+    selected: DataFrame,
+    shown: Sequence[str] = tuple(METRICS),
 ) -> dict[str, Table]:
     """Tables of the paper that the runs of one (dataset, model) pair are in, by file name.
 
     Leaderboard cells have tables of their own; those that were selected with test data stand beside
-    our candidates that the rule `oracle` picks. rows: all steps of the runs.
+    our candidates that the rule `oracle` picks. rows: all steps of the runs. shown: metrics.
     """
     made: dict[str, Table] = {}
     layouts = chosen(published, selected)
-    for layout in layouts:
+    for layout in _showing(layouts, shown):
         made[_stem(layout)] = comparison_table(published, layout, selected)
-    for board in leaderboards(published.paper, layouts):
+    for board in _showing(leaderboards(published.paper, layouts), shown):
         ours = _by_test_data(rows) if board.kind == ORACLE else selected
-        if any(_comparable(cell) for cell in compare(published, board, ours)):
-            made[_stem(board)] = comparison_table(published, board, ours)
+        cells = compare(published, board, ours)
+        if any(map(_comparable, cells)):
+            made[_stem(board)] = comparison_table(published, board, ours, cells)
     return made
+
+
+def _showing(layouts: Iterable[Layout], shown: Sequence[str]) -> Iterator[Layout]:
+    """The layouts with those of their metrics that are shown, if there are any."""
+    for layout in layouts:
+        if metrics := tuple(m for m in layout.metrics if is_shown(m, shown)):
+            yield replace(layout, metrics=metrics)
 
 
 def _stem(layout: Layout) -> str:
@@ -139,9 +151,17 @@ def _comparable(cell: Compared) -> bool:
     return cell.column != UNDEFENDED and any(score.verdict for score in cell.scores.values())
 
 
-def comparison_table(published: Published, layout: Layout, selected: DataFrame) -> Table:
-    """The cells of a layout that were run, three lines for each attack, in percent."""
-    cells = compare(published, layout, selected)
+def comparison_table(
+    published: Published,
+    layout: Layout,
+    selected: DataFrame,
+    compared: Sequence[Compared] | None = None,
+) -> Table:
+    """The cells of a layout that were run, three lines for each attack, in percent.
+
+    compared: these cells, of `compare`, if they are known already.
+    """
+    cells = compare(published, layout, selected) if compared is None else compared
     runs = published.runs(layout, selected)
     shown = selected[selected["key"].isin(runs["key"])]
     by_place = {(cell.line, cell.column): cell for cell in cells}
@@ -151,19 +171,20 @@ def comparison_table(published: Published, layout: Layout, selected: DataFrame) 
     lines += [AVERAGE] * any(cell.line == AVERAGE for cell in cells)
     columns = _columns(layout, cells)
     every = [(c, m) for c in columns for m in layout.metrics if c != UNDEFENDED or m != "der"]
-    ours, theirs = (DataFrame(np.nan, lines, MultiIndex.from_tuples(every)) for _ in range(2))
+    ours, theirs = (np.full((len(lines), len(every)), np.nan) for _ in range(2))
     text, ranks = [], []
     for line in lines:
         for kind in LINES:
             text.append([_text(by_place.get((line, c)), m, kind, selected) for c, m in every])
-        for column, metric in every:
+        for place, (column, metric) in enumerate(every):
             if cell := by_place.get((line, column)):
-                sound = cell.state in tables.SOUND
-                ours.loc[line, (column, metric)] = cell.scores[metric].mean if sound else np.nan
-                theirs.loc[line, (column, metric)] = cell.scores[metric].published
-    ranked = {"ours": _ranks(ours)}
+                score, where = cell.scores[metric], (lines.index(line), place)
+                ours[where] = score.mean if cell.state in tables.SOUND else np.nan
+                theirs[where] = score.published
+    index = lines, MultiIndex.from_tuples(every)
+    ranked = {"ours": _ranks(DataFrame(ours, *index))}
     if {*columns} <= {UNDEFENDED, *layout.defenses}:  # each published defense once
-        ranked["published"] = _ranks(theirs)
+        ranked["published"] = _ranks(DataFrame(theirs, *index))
     for line in lines:
         ranks += [ranked[k].loc[line] if k in ranked else Series(np.nan, every) for k in LINES]
     titles = [(column, TITLES[metric]) for column, metric in every]
@@ -227,8 +248,11 @@ def _what(layout: Layout, seeds: int, ranked: bool) -> str:
     what += "; best defense bold, second underlined" if ranked else ""
     if seeds > 1:
         return f"{what}; {OUTSIDE} outside the interval that holds one more run in 95 % of cases"
+    compared = {metric.partition("_")[0] for metric in layout.metrics}
     limits = (
-        ", ".join(f"{TITLES[metric]} {limit:g}" for metric, limit in TOLERANCE[defended].items())
+        ", ".join(
+            f"{TITLES[m]} {limit:g}" for m, limit in TOLERANCE[defended].items() if m in compared
+        )
         for defended in (False, True)
     )
     bare, defended = limits

@@ -290,6 +290,7 @@ def _averages(
     ]
     if len(lines) < 2:
         return
+    seeds = [*runs["seed"].unique()]
     cells = runs.drop_duplicates("line").set_index("line")["cell"]
     for column, of_column in runs.groupby("column", sort=False):
         defense = of_column["cell"].iloc[0].defense
@@ -301,9 +302,13 @@ def _averages(
         for metric in _metrics(layout, defended):
             mean, std, n = np.nan, np.nan, 0
             if sound and metric in entering:
-                table = 100 * entering.pivot_table(metric, "line", "seed", dropna=False)
-                by_seed = table.mean(skipna=False).dropna()
-                mean, std, n = table.mean(axis=1).mean(), by_seed.std(), len(by_seed)
+                table = np.full((len(lines), len(seeds)), np.nan)
+                places = zip(entering["line"], entering["seed"], entering[metric], strict=True)
+                for line, seed, score in places:
+                    table[lines.index(line), seeds.index(seed)] = 100 * score
+                by_seed = Series(table.mean(axis=0)).dropna()
+                by_line = DataFrame(table).mean(axis=1)
+                mean, std, n = by_line.mean(), by_seed.std(), len(by_seed)
             half = half_width(std, n, defended, metric)
             scores[metric] = Score(mean, std, n, theirs.get(metric, np.nan), half)
         yield Compared(AVERAGE, str(column), scores, "ok" if sound else "missing")

@@ -6,8 +6,11 @@ rows that count: selected ones, and models that were trained on clean data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 from pandas import DataFrame, Series
 
 from sau_bench.benchmark.report.render import grouped, pipes
@@ -18,6 +21,21 @@ CLEAN_MODEL = "trained on clean data"
 
 OTHER_DATA = {"train": "the poisoned training set", "none": "no data"}
 """What a defense is handed that gets no clean images, by the column `uses`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a report are from.
+
+    title: of the report. run, report: the commands that made rows and report. config: the path of
+    the config, seen from the report. texts: of that file and those whose keys it takes over.
+    """
+
+    title: str
+    run: str
+    report: str
+    config: str
+    texts: Mapping[str, str]
 
 
 def flags(runs: DataFrame) -> Series:
@@ -34,7 +52,7 @@ def pointer(runs: DataFrame) -> list[str]:
 def attention(runs: DataFrame) -> list[str]:
     """The runs that are not ok or have a warning, a line each."""
     columns = [*AXES, "status", "warning", "note"]
-    lines = _named(runs[flags(runs)])[columns].astype(str)
+    lines = named(runs[flags(runs)])[columns].astype(str)
     if lines.empty:
         return []
     titles = lines.columns.str.capitalize()
@@ -46,7 +64,13 @@ def provenance(rows: DataFrame, selected: DataFrame) -> list[str]:
     lines = [["Defense", "May use", "Selection"]]
     for defense, runs in selected[selected["kind"] != "victim"].groupby("defense", sort=False):
         lines.append([str(defense), _data(runs), " / ".join(runs["rule"].unique())])
-    parts = ["## Provenance"] + ([pipes(lines, left=3)] if lines[1:] else [])
+    table = [pipes(lines, left=3)] if lines[1:] else []
+    return ["## Provenance", *table, *provenance_lines(rows)]
+
+
+def provenance_lines(rows: DataFrame) -> list[str]:
+    """Hardware, versions and arithmetic of the rows."""
+    parts = []
     for title, column in (("Hardware", "device"), ("Versions", "versions")):
         parts.append(f"{title}: {'; '.join(value for value in rows[column].unique() if value)}.")
     declared = rows[rows["arithmetic"].ne("")]
@@ -56,9 +80,17 @@ def provenance(rows: DataFrame, selected: DataFrame) -> list[str]:
     return parts
 
 
+def made_by(source: Source | None) -> list[str]:
+    """The commands that made rows and report, and the config."""
+    if source is None:
+        return []
+    made = f"Rows: `{source.run}`; this report: `{source.report}`"
+    return [f"{made}; config: [`{Path(source.config).name}`]({source.config})."]
+
+
 def notes(runs: DataFrame) -> list[str]:
     """The notes of runs that are ok and have no warning, a line for each defense."""
-    noted = _named(runs[runs["note"].ne("") & ~flags(runs)])
+    noted = named(runs[runs["note"].ne("") & ~flags(runs)])
     # Axes on which all runs agree need no mention.
     axes = [axis for axis in AXES if axis != "defense" and runs[axis].nunique() > 1] or ["attack"]
     lines = []
@@ -70,7 +102,8 @@ def notes(runs: DataFrame) -> list[str]:
     return ["## Notes", "\n".join(lines)] if lines else []
 
 
-def _named(runs: DataFrame) -> DataFrame:
+def named(runs: DataFrame) -> DataFrame:
+    """The runs with `CLEAN_MODEL` for the defense of those without an attack."""
     return runs.assign(defense=runs["defense"].where(runs["kind"] != "clean", CLEAN_MODEL))
 
 
@@ -80,9 +113,12 @@ def _joined(labels: Iterable[str]) -> str:
 
 def _data(runs: DataFrame) -> str:
     """What the runs of one defense are handed: their budgets of clean images, or poisoned ones."""
-    # A run without results may lack what the defense was handed.
-    runs = runs[runs["clean_ratio"].notna() | runs["uses"].ne("clean")]
+    return " / ".join(text for text in handed(runs).unique() if text)
+
+
+def handed(runs: DataFrame) -> Series:
+    """What the defense of each run is handed; "" where nothing is, or a run does not say."""
     budgets = runs["clean_ratio"].map(
-        lambda share: f"{100 * share:.3g} % of the training set, clean"
+        lambda share: "" if np.isnan(share) else f"{100 * share:.3g} % of the training set, clean"
     )
-    return " / ".join(budgets.where(runs["uses"] == "clean", runs["uses"].map(OTHER_DATA)).unique())
+    return budgets.where(runs["uses"] == "clean", runs["uses"].map(OTHER_DATA).fillna(""))

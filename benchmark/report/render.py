@@ -15,6 +15,7 @@ import pandas as pd
 from pandas import DataFrame, MultiIndex, Series
 
 from sau_bench.benchmark.report import tables
+from sau_bench.benchmark.report.memory import remembered
 from sau_bench.benchmark.rows import MIN_ASR, MIN_CHANCES, NO_RESULT, PART_COLUMNS
 
 METRICS = {"acc": "ACC", "asr": "ASR", "racc": "R-ACC", "der": "DER"}
@@ -79,9 +80,16 @@ class Table:
 
     def _styled(self, text: DataFrame, best: str, second: str) -> DataFrame:
         """`text` with `best` or `second`, both format strings, around the ranked cells."""
-        ranks = self.ranks.reindex_like(text)
-        others = text.map(second.format).where(ranks == 2, text)
-        return text.map(best.format).where(ranks == 1, others)
+        ranks = self.ranks.reindex_like(text).to_numpy(float)
+        formats = {1: best.format, 2: second.format}
+        lines = (zip(*pair, strict=True) for pair in zip(text.to_numpy(), ranks, strict=True))
+        styled = [[formats.get(rank, str)(cell) for cell, rank in line] for line in lines]
+        return DataFrame(styled, index=text.index, columns=text.columns)
+
+
+def is_shown(metric: str, shown: Sequence[str]) -> bool:
+    """Whether a metric is shown; that of one trigger, `asr_1`, is if ASR is."""
+    return metric.partition("_")[0] in shown
 
 
 def pipes(lines: Sequence[Iterable[str]], left: int) -> str:
@@ -224,6 +232,7 @@ def _without_results(selected: DataFrame, status: str) -> list[str]:
     return lines
 
 
+@remembered
 def footnotes(selected: DataFrame) -> tuple[str, ...]:
     """The footnotes of a table with an Average: marks, and what the Average leaves out."""
     notes, averaged = [*mark_notes(selected)], tables.averaged_attacks(selected)
@@ -257,8 +266,8 @@ def metric_table(selected: DataFrame, metric: str, notes: tuple[str, ...] = ()) 
     return Table(caption(selected, what), text, numbers, ranks, footnotes(selected) + notes)
 
 
-def averages_table(selected: DataFrame) -> Table | None:
-    """The Average of every metric for each defense of one (dataset, model) pair, in percent.
+def averages_table(selected: DataFrame, shown: Sequence[str] = tuple(METRICS)) -> Table | None:
+    """The Average of the metrics `shown` for each defense of one (dataset, model) pair, in percent.
 
     None where an Average covers fewer than two attacks.
     """
@@ -268,6 +277,8 @@ def averages_table(selected: DataFrame) -> Table | None:
     defenses = tables.labels_of(selected)[1]
     text, numbers, ranks = (DataFrame(index=defenses) for _ in range(3))
     for metric, title in METRICS.items():
+        if metric not in shown:
+            continue
         mean, std = (
             100 * tables.pivot(selected, metric, how).loc[["Average"]] for how in ("mean", "std")
         )
@@ -283,16 +294,17 @@ def averages_table(selected: DataFrame) -> Table | None:
     return Table(caption(selected, what), text, numbers, ranks, footnotes(selected))
 
 
-def trigger_table(selected: DataFrame) -> Table | None:
+def trigger_table(selected: DataFrame, shown: Sequence[str] = tuple(METRICS)) -> Table | None:
     """The scores of each trigger, for one (dataset, model) pair (table 24 of the SAU paper).
 
-    None where no attack has two triggers.
+    None where no attack has two triggers. shown: metrics.
     """
     if "asr_1" not in selected or selected["asr_1"].isna().all():
         return None
     attacks = selected.loc[selected["asr_1"].notna(), "attack"].unique()
     several = selected[selected["attack"].isin(attacks)]
     titles = {"acc": "ACC"} | {name: title for name, title in PARTS.items() if name in selected}
+    titles = {name: title for name, title in titles.items() if is_shown(name, shown)}
     lines = MultiIndex.from_product(tables.labels_of(several), names=["Attack", "Defense"])
     text, numbers = (frame.reset_index() for frame in cell_lines(several, titles, lines))
     what = caption(several, "Each trigger of an attack with two, in percent")

@@ -27,7 +27,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Examples(NamedTuple):
-    """The name of a trigger, and images before and after it, both uint8 (N, H, W, C) of 1 or 3 channels."""
+    """A trigger's name, and images before and after it, both uint8 (N, H, W, C), C of 1 or 3."""
 
     label: str
     clean: Pixels

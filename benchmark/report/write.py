@@ -6,29 +6,21 @@ Reads `rows.csv` only: no weights, no GPU, no torch. The same rows give the same
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
-from pandas import DataFrame
 
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.report import figures, tables
-from sau_bench.benchmark.report.costs import cost_table, effect_table, published_times
 from sau_bench.benchmark.report.critical import critical_difference
-from sau_bench.benchmark.report.layout import published_tables
-from sau_bench.benchmark.report.norms import norm_table, read_norms
+from sau_bench.benchmark.report.markdown import markdown
+from sau_bench.benchmark.report.norms import read_norms
+from sau_bench.benchmark.report.pair import FIGURES, Pair, build, compared, wanted
 from sau_bench.benchmark.report.published import Published
 from sau_bench.benchmark.report.read import read_rows
-from sau_bench.benchmark.report.remarks import attention, notes, pointer, provenance
-from sau_bench.benchmark.report.render import (
-    METRICS,
-    Table,
-    averages_table,
-    metric_table,
-    trigger_table,
-)
+from sau_bench.benchmark.report.remarks import Source
+from sau_bench.benchmark.report.render import METRICS, Table
 from sau_bench.benchmark.report.significance import paired_table, paired_tests, why_no_test
+from sau_bench.benchmark.report.webpage import webpage
 
 
 def report(
@@ -37,14 +29,18 @@ def report(
     effective_acc: float | None = None,
     average_collapsed: bool = False,
     published: Published | None = None,
+    source: Source | None = None,
+    shown: Sequence[str] = tuple(METRICS),
 ) -> list[Path]:
-    """Write tables, figures and `report.md` of `folder/rows.csv` into `folder`; returns the files.
+    """Write tables, figures, `report.html` and `report.md` of `folder/rows.csv` into `folder`.
 
     `rules` maps a defense's label to the selection rule (`benchmark.report.tables`) that replaces
     the one in the rows. `average_collapsed`: averages include collapsed victims. `published`: what
-    the rows are compared with. Where `measurements/trigger_norms.py` has put `trigger_norms.csv`
-    beside the rows, there is a table of trigger norms. With several (dataset, model) pairs, a pair
-    has subfolders.
+    the rows are compared with. `source`: where the rows are from. `shown`: metrics, keys of
+    `METRICS`. Where `measurements/trigger_norms.py` has put `trigger_norms.csv` beside the rows,
+    there is a table of trigger norms. With several (dataset, model) pairs, a pair has subfolders.
+
+    Returns the files, `report.md` the last one.
 
     Raises:
         InputError: a file that is no table of rows, or an unknown rule.
@@ -58,92 +54,46 @@ def report(
     except ValueError as error:
         raise InputError(f"{folder / 'rows.csv'}: {error}") from error
     written: list[Path] = []
-    pairs, looks = selected.groupby(["dataset", "model"], sort=False), figures.looks(rows[attacked])
-    results: list[str] = []
-    for (dataset, model), chosen in pairs:
+    groups, looks = (
+        selected.groupby(["dataset", "model"], sort=False),
+        figures.looks(rows[attacked]),
+    )
+    pairs: list[Pair] = []
+    for (dataset, model), chosen in groups:
         here = (rows["dataset"] == dataset) & (rows["model"] == model)
         steps, clean = rows[here & attacked], rows[here & ~attacked]
         name = re.sub(r"[^a-z0-9]+", "-", f"{dataset} {model}".lower()).strip("-")
-        place = name if len(pairs) > 1 else ""
-        results.append(f"## {dataset}, {model}")
-        made = build(steps, chosen, clean, effective_acc)
-        made |= compared(made, steps, chosen, published, norms)
+        place = name if len(groups) > 1 else ""
+        made = build(steps, chosen, clean, effective_acc, shown)
+        beside = compared(made, steps, chosen, published, norms, shown)
         drawn = figures.draw(steps, chosen, looks)
-        if tests := paired_tests(chosen):
+        tested = "der" in shown and bool(chosen["der"].notna().any())
+        if tested and (tests := paired_tests(chosen)):
             made["tests"] = paired_table(chosen, tests)
             drawn["critical"] = critical_difference(tests, looks)
-        for name, table in made.items():
-            results += [f"### {_title(name)}", table.markdown().strip()]
+        for name, table in {**made, **beside}.items():
             written += save(table, folder / "tables" / place / name)
-        if chosen["der"].notna().any() and (why := why_no_test(chosen)):
-            results += ["### Tests", why]
+        pictures = {}
         for name, figure in drawn.items():
-            written += figures.save(figure, folder / "figures" / place / name)
-            results.append(f"![{name}]({written[-1].relative_to(folder).as_posix()})")
-    optional = [*(folder / "tables").rglob("*.*"), *(folder / "figures").rglob("critical.*")]
+            if wanted(name, shown):
+                written += figures.save(figure, folder / "figures" / place / name)
+                pictures[name] = written[-1].relative_to(folder).as_posix()
+        why = why_no_test(chosen) if tested else ""
+        pair = Pair(str(dataset), str(model), steps, chosen, clean, made, beside, pictures, why)
+        pairs.append(pair)
+    optional = [*(folder / "tables").rglob("*.*")]
+    optional += [file for name in FIGURES for file in (folder / "figures").rglob(f"{name}.*")]
     for file in set(optional) - set(written):
         file.unlink()  # a table or figure that these rows no longer have
-    written.append(folder / "report.md")
-    runs = pd.concat([selected, rows[~attacked]]) if (~attacked).any() else selected
-    parts = [f"# {folder.name}", *pointer(runs), *results]
-    parts += [*attention(runs), *provenance(rows, selected), *notes(runs)]
-    written[-1].write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
-    return written
-
-
-def build(
-    rows: DataFrame,
-    selected: DataFrame,
-    clean: DataFrame,
-    effective_acc: float | None,
-) -> dict[str, Table]:
-    """Every table of one (dataset, model) pair that its rows allow, by file name.
-
-    `rows` are all rows of its attacks, `selected` those that count, `clean` those of models that
-    were trained on clean data.
-    """
-    # Without any score, the table of ACC still says which runs failed, and why.
-    metrics = [m for m in METRICS if selected[m].notna().any()] or ["acc"]
-    made = {metric: metric_table(selected, metric) for metric in metrics}
-    if clean["acc"].notna().any():
-        scores = " / ".join(f"{100 * acc:.2f}" for acc in clean["acc"].dropna())
-        note = f"A model trained on clean data by the same recipe: {scores}."
-        made["acc"] = metric_table(selected, "acc", (note,))
-    every: dict[str, Table | None] = {
-        "averages": averages_table(selected),
-        **made,
-        "triggers": trigger_table(selected),
-        "cost": cost_table(rows),
-        "effect": effect_table(rows, selected, effective_acc),
+    title = source.title if source else folder.name
+    texts = {
+        "report.html": webpage(title, folder, pairs, looks, source, shown),
+        "report.md": markdown(title, pairs, source),
     }
-    return {name: table for name, table in every.items() if table}
-
-
-def compared(
-    made: Mapping[str, Table],
-    rows: DataFrame,
-    selected: DataFrame,
-    published: Published | None,
-    norms: DataFrame | None,
-) -> dict[str, Table]:
-    """The tables of the paper that the rows of one (dataset, model) pair are of, by file name.
-
-    `made` are those of `build`; `norms` are of triggers, see `benchmark.report.norms`.
-    """
-    every: dict[str, Table | None] = {}
-    if published is not None:
-        if "effect" in made:
-            every["table7"] = published_times(made["effect"], selected, published)
-        every |= published_tables(published, rows, selected)
-    if norms is not None:
-        every["table11"] = norm_table(norms, selected, published)
-    return {name: table for name, table in every.items() if table}
-
-
-def _title(name: str) -> str:
-    """The heading of a table, by its file name: `table3` is "Table 3"."""
-    words = re.sub(r"^table(\d+)$", r"table \1", name).replace("_", " ")
-    return METRICS.get(name, words[:1].upper() + words[1:])
+    for name, text in texts.items():
+        written.append(folder / name)
+        written[-1].write_text(text, encoding="utf-8", newline="\n")
+    return written
 
 
 def save(table: Table, stem: Path) -> list[Path]:

@@ -610,7 +610,7 @@ def test_the_help_of_a_verb_has_an_example_that_its_parser_takes(verb, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([*verb.split(), "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    example = text.partition("example: python run_grid.py ")[2]
+    example = text.partition("example: sau-bench ")[2]
     assert end.value.code == 0 and example.startswith(verb)
     words = shlex.split(example)
     assert cli._parser().parse_args(words).verb

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -15,12 +13,6 @@ from sau_bench.benchmark.grid.grid import jobs_of, make_tables
 
 LONGEST = 500
 """Characters of a message, without the folder of the config."""
-
-
-@pytest.fixture(autouse=True)
-def _distributions_are_read_once(monkeypatch):
-    """Else most of the time goes into asking which distributions are installed."""
-    monkeypatch.setattr("sau_bench.benchmark.plugin.entry_points", cache(entry_points))
 
 
 def refusal(case: Case, folder: Path) -> str | None:

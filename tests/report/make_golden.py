@@ -24,6 +24,8 @@ from sau_bench.benchmark.report.write import report
 
 CONFIG = Path(__file__).with_name("golden.yaml")
 GOLDEN = Path(__file__).with_name("golden")
+DRAWN = (".pdf", ".png", ".html")
+"""Files whose looks may change while their numbers stay."""
 
 
 def make_rows() -> None:
@@ -44,7 +46,7 @@ def make_rows() -> None:
 
 
 def make_tables(folder: Path) -> list[Path]:
-    """Write the report of the golden rows into `folder`/golden; returns its files, without figures.
+    """Write the report of the golden rows into `folder`/golden; returns its tables and report.md.
 
     Paths are relative to that folder.
     """
@@ -53,7 +55,7 @@ def make_tables(folder: Path) -> list[Path]:
     (copy / "rows.csv").write_bytes((GOLDEN / "rows.csv").read_bytes())
     config = read(CONFIG)
     files = report(copy, config.select, config.effective_acc, config.average_collapsed)
-    return [file.relative_to(copy) for file in files if file.suffix not in (".pdf", ".png")]
+    return [file.relative_to(copy) for file in files if file.suffix not in DRAWN]
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_the_golden_rows_give_the_golden_tables_each_time(tmp_path):
             assert written.read_bytes() == (GOLDEN / file).read_bytes(), file
     figures = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("figures/*.*")]
     assert len(figures) == 8
-    for figure in figures:
+    for figure in [*figures, Path("golden", "report.html")]:
         assert (tmp_path / "a" / figure).read_bytes() == (tmp_path / "b" / figure).read_bytes()
 
 
