@@ -16,6 +16,7 @@ from sau_bench.benchmark.data import Images
 from sau_bench.benchmark.errors import EPOCHS, IMAGES, check_range
 from sau_bench.benchmark.train import Batch, Precision, batch, precision, shuffled
 from sau_bench.defenses.base import Defense
+from sau_bench.defenses.second_order import SecondOrder, by_inputs_only
 from sau_bench.models.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class IBAU(Defense):
     """
 
     name: ClassVar[str] = "i-BAU"
+    revision: ClassVar[int] = 2
     smoke: ClassVar[dict[str, Any]] = {"rounds": 2, "portion": 0.1}
 
     rounds: int = 5
@@ -81,7 +83,8 @@ class IBAU(Defense):
             with sdpa_kernel(SDPBackend.MATH):
                 for x, y, _ in cached:
                     with precision(self.precision, x.device):
-                        inner = self.inner_loss(model, scale, d, x0, y0)
+                        with SecondOrder():
+                            inner = self.inner_loss(model, scale, d, x0, y0)
                         outer = F.cross_entropy(model(x + self.carried(x) * scale * d), y)
                         gradient = hypergradient(inner, outer, d, theta, eta=self.eta, K=self.K)
                     for parameter, g in zip(theta, gradient, strict=True):
@@ -108,7 +111,7 @@ class IBAU(Defense):
         """Inner maximisation: one pass of gradient ascent against the predictions of the model."""
         d = torch.zeros_like(data.floats(slice(1)))
         for x, *_ in self.batches(data):
-            with torch.no_grad():
+            with torch.no_grad(), precision(self.precision, x.device):
                 predicted = model(x).argmax(1)
             d.requires_grad_()
             with precision(self.precision, x.device):
@@ -129,13 +132,15 @@ def hypergradient(
 
     With the fixed-point map Phi = d - eta grad_d inner: v = sum over k < K of (dPhi/dd)^T^k u,
     G = (dPhi/dtheta)^T v + w, where u and w are the partial gradients of outer (Grazzi et al.,
-    arXiv 2006.16218). Phi's graph is built once; every step is one vector-Jacobian product.
+    arXiv 2006.16218). Phi's graph is built once; every step is one vector-Jacobian product, which
+    costs two forward passes if `inner` was computed in a block of `SecondOrder`.
     """
-    (slope,) = torch.autograd.grad(inner, d, create_graph=True)
-    phi = d - eta * slope
     u, *w = torch.autograd.grad(outer, (d, *theta), allow_unused=True, materialize_grads=True)
-    v = u
-    for _ in range(K - 1):
-        v = torch.autograd.grad(phi, d, v, retain_graph=True)[0] + u
+    with by_inputs_only():
+        (slope,) = torch.autograd.grad(inner, d, create_graph=True)
+        phi = d - eta * slope
+        v = u
+        for _ in range(K - 1):
+            v = torch.autograd.grad(phi, d, v, retain_graph=True)[0] + u
     implicit = torch.autograd.grad(phi, theta, v, allow_unused=True, materialize_grads=True)
     return [direct + term for direct, term in zip(w, implicit, strict=True)]

@@ -106,6 +106,7 @@ def test_a_plugin_knows_no_other_plugin():
     }
     shared |= {
         "sau_bench.defenses.perturbation",
+        "sau_bench.defenses.second_order",
         "sau_bench.models.classifier",
         "sau_bench.attacks.wrapped",
     }
