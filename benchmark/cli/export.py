@@ -43,7 +43,7 @@ def export(arguments: argparse.Namespace) -> int:
                 _check(victim, folder)
                 rows = _rows(grid, victim, store)
                 write_victim(victim, store, data, folder)
-                write_scores(rows, table.config.select, folder)
+                write_scores(rows, table.grid.rules(table.config.select), folder)
                 written.append(folder)
     if not written:
         raise InputError(f"no victim of {arguments.config} is finished; first: run it")

@@ -92,7 +92,7 @@ def _origin(config: Path, only: list[str]) -> Origin:
         needs={job.key: str(job) for job in jobs[:-1]},
         plugins=plugins,
         identity=cell.job.identity,
-        rules=dict(cell.table.config.select),
+        rules=cell.table.grid.rules(cell.table.config.select),
     )
 
 

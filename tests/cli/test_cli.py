@@ -613,7 +613,7 @@ def test_the_help_of_a_verb_has_an_example_that_its_parser_takes(verb, capsys):
     example = text.partition("example: sau-bench ")[2]
     assert end.value.code == 0 and example.startswith(verb)
     words = shlex.split(example)
-    assert cli._parser().parse_args(words).verb
+    assert cli.make_parser().parse_args(words).verb
     assert all((ROOT / word).is_file() for word in words if word.startswith("configs/"))
 
 
