@@ -11,6 +11,7 @@ import yaml
 
 from sau_bench.benchmark import contract
 from sau_bench.benchmark.cli.main import INCOMPLETE, INPUT_ERROR, INTERRUPTED, TERMINATED, VERBS
+from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.fields import described
 from sau_bench.benchmark.grid.config import Config, When, read
 from sau_bench.benchmark.grid.document import BYTES, DEPTH, NODES
@@ -35,6 +36,7 @@ MAKE = runpy.run_path(str(ROOT / "docs" / "make.py"))
 EXAMPLES = {
     "examples/bn_reset.py": "defenses",
     "examples/dormant.py": "defenses",
+    "examples/first_learned.py": "defenses",
     "examples/stripe.py": "attacks",
     "examples/grey_digits.py": "datasets",
     "examples/package/src/dimming/__init__.py": "attacks",
@@ -95,7 +97,11 @@ def test_examples_of_configs_make_grids(document, block, tmp_path, monkeypatch):
     content = yaml.safe_load(block)
     content = content if "defaults" in content else SMALL | content
     (tmp_path / "example.yaml").write_text(yaml.safe_dump(content))
-    assert make_grid(read(tmp_path / "example.yaml")).jobs()
+    if document.name == "interop.md":  # of folders that readers have
+        with pytest.raises(InputError, match=r"folder is .* accepted: one with"):
+            make_grid(read(tmp_path / "example.yaml"))
+    else:
+        assert make_grid(read(tmp_path / "example.yaml")).jobs()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)

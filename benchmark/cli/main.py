@@ -17,7 +17,7 @@ from sau_bench.benchmark.cli.check import add_check, check
 from sau_bench.benchmark.cli.export import export
 from sau_bench.benchmark.cli.leaderboard import add_leaderboard, leaderboard
 from sau_bench.benchmark.cli.new import add_new, new
-from sau_bench.benchmark.cli.options import add_config, add_data, example_of, kind_of
+from sau_bench.benchmark.cli.options import add_config, add_data, add_only, example_of, kind_of
 from sau_bench.benchmark.cli.plugins import fetch, list_plugins
 from sau_bench.benchmark.cli.report import add_report, report
 from sau_bench.benchmark.cli.run import add_run, run
@@ -146,7 +146,8 @@ def make_parser() -> argparse.ArgumentParser:
         "victims and triggered images in BackdoorBench's layout",
         "export cifar10_cpu --only attack=badnets victims",
     )
-    add_config(exporting, cache=True)
+    add_config(exporting, cache=True, only=False)
+    add_only(exporting)
     exporting.add_argument("folder", type=Path, help="a folder for each victim is made below it")
     add_data(exporting)
     add_new(

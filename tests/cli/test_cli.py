@@ -497,7 +497,7 @@ def test_an_unreadable_config_is_one_line_and_nothing_is_created(tmp_path, capsy
     ("argv", "told"),
     [
         (["list", "atacks"], "attacks"),
-        (["run", "--onyl", "x"], "--onyl"),
+        (["run", "quickstart", "--onyl", "x"], "--onyl"),
         (["run", "--per-device", "two"], "two"),
         (["fetch"], "dataset"),
         (["fetch", "digits"], "embedded"),

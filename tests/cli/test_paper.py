@@ -19,6 +19,15 @@ COUNTS = {
     "quickstart": 2 * (1 + 2),
     "cifar10_cpu": 7 * (1 + 9) + LF + SSBA,  # its clean model is that of LF
     "sau_learning_rate_cpu": 4 * (1 + 2) + LF,
+    "odd_cells_cpu/anp": 2 * (1 + 1),
+    "odd_cells_cpu/ep": 1 * (1 + 5),
+    "odd_cells_cpu/ft": 1 * (1 + 2),
+    "odd_cells_cpu/i_bau": 2 * (1 + 3) + SSBA,
+    "odd_cells_cpu/nad": 2 * (1 + 3) + SSBA,
+    "odd_cells_cpu/nc": 1 * (1 + 1) + LF,
+    "odd_cells_cpu/sau": 1 * (1 + 4),
+    # BadNets is in three of them, Input-Aware and SSBA with its encoder in two.
+    "odd_cells_cpu": 40 - 2 - 1 - 2,
     "paper/table3": 7 * (1 + 8) + LF + SSBA,
     "paper/table4": 6 * (1 + 8) + LF + SSBA,
     "paper/table5": (6 * 5 + 1) * (1 + 1) + LF + SSBA,

@@ -298,7 +298,10 @@ BAD = {
     "a model is a Classifier": ("models", model("return Net(10)")),
     "a model is drawn from torch's generator": (
         "models",
-        model(f"torch.seed(); {BUILD}"),
+        model(
+            "CALLS.append(1); net = Net(10); net.linear.weight.data.fill_(len(CALLS)); "
+            + BUILD.replace("Net(10)", "net")
+        ),
     ),
     "a model gives one logit for each class": (
         "models",
