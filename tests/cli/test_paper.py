@@ -23,11 +23,12 @@ COUNTS = {
     "odd_cells_cpu/ep": 1 * (1 + 5),
     "odd_cells_cpu/ft": 1 * (1 + 2),
     "odd_cells_cpu/i_bau": 2 * (1 + 3) + SSBA,
-    "odd_cells_cpu/nad": 2 * (1 + 3) + SSBA,
+    "odd_cells_cpu/nad": 2 * (1 + 2) + SSBA,
+    "odd_cells_cpu/nad_epochs": 1 * (1 + 1),
     "odd_cells_cpu/nc": 1 * (1 + 1) + LF,
     "odd_cells_cpu/sau": 1 * (1 + 4),
-    # BadNets is in three of them, Input-Aware and SSBA with its encoder in two.
-    "odd_cells_cpu": 40 - 2 - 1 - 2,
+    # BadNets is in four of them, Input-Aware and SSBA with its encoder in two.
+    "odd_cells_cpu": 40 - 3 - 1 - 2,
     "paper/table3": 7 * (1 + 8) + LF + SSBA,
     "paper/table4": 6 * (1 + 8) + LF + SSBA,
     "paper/table5": (6 * 5 + 1) * (1 + 1) + LF + SSBA,
