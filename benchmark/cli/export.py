@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_bench.benchmark.cli.options import cache_folder, check_folders, data_folder
 from sau_bench.benchmark.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,18 +24,11 @@ SCORES = {"acc": "test_acc", "asr": "test_asr", "racc": "test_ra"}
 
 def export(arguments: argparse.Namespace) -> int:
     """Write a folder for each finished victim, and print their paths."""
-    from sau_bench.benchmark.cache.clean import check_files
-    from sau_bench.benchmark.cache.store import Store
-    from sau_bench.benchmark.grid.grid import filtered, make_tables
+    from sau_bench.benchmark.cli.find import find_parts
 
-    tables = make_tables(arguments.config)
-    grids = filtered([table.grid for table in tables], arguments.only)
-    check_folders(arguments, [table.file for table in tables])
-    data = data_folder(arguments, tables[0].config.data)
-    store = Store(cache_folder(arguments))
-    check_files(store)
+    parts, store, data = find_parts(arguments)
     written: list[Path] = []
-    for table, grid in zip(tables, grids, strict=True):
+    for table, grid in parts:
         for victim in grid.victims:
             folder = arguments.folder / _name(grid, victim)
             if victim.key in store and folder not in written:

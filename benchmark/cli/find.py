@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sau_bench.benchmark.cache.clean import check_files
+from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.options import cache_folder, check_folders, data_folder
 from sau_bench.benchmark.errors import InputError, listed, shown
-from sau_bench.benchmark.grid.grid import Table, make_tables
+from sau_bench.benchmark.grid.grid import Grid, Table, filtered, make_tables
 from sau_bench.benchmark.grid.labels import filters_of
 from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
 from sau_bench.benchmark.plugin import Plugin, plugin_name
@@ -93,3 +97,18 @@ def _differences(cells: Sequence[Cell]) -> str:
         if len(labels) > 1:
             parts.append(f"; {axis}: {listed(labels)}")
     return "".join(parts)
+
+
+def find_parts(arguments: argparse.Namespace) -> tuple[list[tuple[Table, Grid]], Store, Path]:
+    """The tables of a config with the part of each that `--only` names, the cache, and the data.
+
+    Raises:
+        InputError: of the config, the names or the folders.
+    """
+    tables = make_tables(arguments.config)
+    grids = filtered([table.grid for table in tables], arguments.only)
+    check_folders(arguments, [table.file for table in tables])
+    store = Store(cache_folder(arguments))
+    check_files(store)
+    data = data_folder(arguments, tables[0].config.data)
+    return list(zip(tables, grids, strict=True)), store, data

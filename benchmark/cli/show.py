@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_bench.benchmark.cli.options import cache_folder, check_folders, data_folder, results_folder
+from sau_bench.benchmark.cli.options import results_folder
 from sau_bench.benchmark.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,18 +23,11 @@ if TYPE_CHECKING:
 
 def show(arguments: argparse.Namespace) -> int:
     """Write the contact sheets of the victims that are finished, and print their paths."""
-    from sau_bench.benchmark.cache.clean import check_files
-    from sau_bench.benchmark.cache.store import Store
-    from sau_bench.benchmark.grid.grid import filtered, make_tables
+    from sau_bench.benchmark.cli.find import find_parts
 
-    tables = make_tables(arguments.config)
-    grids = filtered([table.grid for table in tables], arguments.only)
-    check_folders(arguments, [table.file for table in tables])
-    data = data_folder(arguments, tables[0].config.data)
-    store = Store(cache_folder(arguments))
-    check_files(store)
+    parts, store, data = find_parts(arguments)
     files, unseen = [], []
-    for table, grid in zip(tables, grids, strict=True):
+    for table, grid in parts:
         folder = results_folder(arguments, table.file) / "figures"
         unseen += [victim for victim in grid.victims if not is_known(victim, store)]
         files += contact_sheets(grid, store, data, folder)
