@@ -339,7 +339,6 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
             return row | clock.reading()
 
     scored: list[Row] = []
-    every = job.score_every if defense.yields == "rounds" else 1
     pending = None
     try:
         steps = defense(model, data)
@@ -347,7 +346,7 @@ def _defend(job: DefenseJob, run: _Run, store: Store, draft: Draft) -> list[Row]
         for step, result in enumerate(clock.timed(steps), start=1):
             value, defended = yielded(defense.yields, result, steps)
             pending = (step, value, defended)
-            if step % every == 0:
+            if job.scores(step):
                 scored.append(measure(*pending))
                 pending = None
     except NotApplicable as reason:
