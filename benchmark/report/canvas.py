@@ -187,10 +187,10 @@ def titled(axis: Axes, title: str) -> None:
     axis.set_title(title, y=1.0, pad=3)
 
 
-def under(figure: Figure, row: Sequence[Axes], text: str, drop: float = 0.16) -> None:
-    """Text `drop` inches below a row of panels."""
-    first, last = row[0].get_position(), row[-1].get_position()
-    y = first.y0 - drop / figure.get_figheight()
+def under(figure: Figure, row: Sequence[Axes], text: str, longest: Sequence[Axes] = ()) -> None:
+    """Text below a row of panels, in the middle of it, or of the longest row if it is for all."""
+    first, last = ((longest or row)[i].get_position() for i in (0, -1))
+    y = row[0].get_position().y0 - 0.16 / figure.get_figheight()
     figure.text((first.x0 + last.x1) / 2, y, text, size=NORMAL, ha="center", va="top")
 
 

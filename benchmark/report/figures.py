@@ -130,7 +130,7 @@ def scatter(
         titled(axis, titles[attack])
     for row in axes:
         beside(figure, row, "ASR (%)\nlower is better")
-    under(figure, axes[-1], BETTER["acc"])
+    under(figure, axes[-1], BETTER["acc"], longest=axes[0])
     return figure
 
 

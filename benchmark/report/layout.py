@@ -69,9 +69,9 @@ class GroupedTable(Table):
         escaped = self.text.map(lambda cell: re.sub(r"^-(?=\d)", "$-$", cell.translate(TEX)))
         styled = self._styled(escaped, r"\textbf{{{}}}", r"\underline{{{}}}")
         parts = [self._tabular(block) for block in self._blocks(styled)]
-        notes = [f"\\par {note.translate(TEX)}" for note in self.notes]
         head = ["\\begin{table}", "\\centering", f"\\caption{{{self.caption.translate(TEX)}}}"]
-        return "\n".join([*head, "\n\\par\\medskip\n".join(parts), *notes, "\\end{table}"]) + "\n"
+        lines = [*head, "\n\\par\\medskip\n".join(parts), self.latex_notes() + "\\end{table}"]
+        return "\n".join(lines) + "\n"
 
     def _blocks(self, cells: DataFrame) -> Iterable[DataFrame]:
         """The columns in groups, the labels of the lines before each."""

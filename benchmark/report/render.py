@@ -75,8 +75,14 @@ class Table:
             column_format="l" * self.left + "r" * (len(cells.columns) - self.left),
         )
         lines = lines.replace("\nAverage &", "\n\\midrule\nAverage &")
-        notes = "".join(f"\\par {note.translate(TEX)}\n" for note in self.notes)
-        return lines.replace("\\end{table}", notes + "\\end{table}")
+        return lines.replace("\\end{table}", self.latex_notes() + "\\end{table}")
+
+    def latex_notes(self) -> str:
+        """Small lines that begin at the left, with a space above."""
+        if not self.notes:
+            return ""
+        lines = "".join(f"{note.translate(TEX)}\\par\n" for note in self.notes)
+        return f"\\par\\medskip\n{{\\footnotesize\\raggedright\n{lines}}}\n"
 
     def _styled(self, text: DataFrame, best: str, second: str) -> DataFrame:
         """`text` with `best` or `second`, both format strings, around the ranked cells."""
