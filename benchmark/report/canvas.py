@@ -7,7 +7,7 @@ computed, which takes a fraction of the time and leaves no text cut or over anot
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import accumulate
 from math import ceil
@@ -30,6 +30,8 @@ from sau_bench.benchmark.report.style import Look
 
 COLUMN, PAGE = 3.3, 6.9
 """Widths of figures in inches: a column of a paper, and both with the space between them."""
+TALLEST = 9.0
+"""Inches of a page of a paper."""
 SMALL, NORMAL = 6.0, 7.0
 """Points of ticks, legends and notes, and of titles; publishers ask for at least 6."""
 DPI = 200
@@ -211,6 +213,16 @@ def ticks(low: float, high: float, most: int = 4) -> list[float]:
     """Round numbers from `low` to `high`."""
     values = MaxNLocator(most, steps=(1, 2, 2.5, 5, 10)).tick_values(low, high)
     return [float(value) for value in values if low <= value <= high]
+
+
+def pages(make: Callable[[Sequence[str]], Figure], columns: Sequence[str]) -> list[Figure]:
+    """The figure of some columns of panels; as several with equal shares if it exceeds a page."""
+    for count in range(1, len(columns) + 1):
+        parts = bands(len(columns), ceil(len(columns) / count))
+        figures = [make(columns[part.start : part.stop]) for part in parts]
+        if max(figure.get_figheight() for figure in figures) <= TALLEST:
+            break
+    return figures
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

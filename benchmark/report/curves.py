@@ -104,6 +104,8 @@ def _panels(
     heads = {attack: wrapped(title, room, NORMAL) for attack, title in titles.items()}
     above = [max(measure(heads[attacks[i]], NORMAL)[1] for i in band) + 0.08 for band in columns]
     rest = [0.1] * (len(metrics) - 1)
+    every = {(attack, UNDEFENDED): line for (attack,), line in starts.items()} | lines
+    beyond = _beyond(every, limits["acc"][0])
     level = sample(UNDEFENDED, looks[UNDEFENDED], marker="")
     figure, axes = canvas(
         [len(band) for band in columns for _ in metrics],
@@ -113,7 +115,7 @@ def _panels(
         above=[inches for head in above for inches in (head, *rest)],
         below=[*[0.0] * (len(metrics) - 1), 0.32] * len(columns),
         handles=[*(sample(d, looks[d]) for d in defenses), level],
-        note=curves_note(rows, _points(rows, rounds, attacks), _beyond(lines, limits["acc"][0])),
+        note=curves_note(rows, _points(rows, rounds, attacks), beyond),
     )
     last, bottom = float(rounds["step"].max()), list(metrics)[-1]
     for place, row in enumerate(axes):
@@ -177,7 +179,7 @@ def _curve(axis: Axes, line: Line, start: float, look: Look, low: float, aside: 
     if len(steps) < 2:
         line_of(axis, steps, means, clip_on=False, zorder=3, **style | {"ls": ""})
         return
-    x, y = np.r_[0.0, steps], np.r_[start, means]
+    x, y = np.r_[0.0, steps], np.r_[max(start, low), means]
     line_of(axis, x, y, clip_on=False, markevery=[mark + 1 for mark in marks], **style)
 
 

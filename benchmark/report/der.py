@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from sau_bench.benchmark.published import AVERAGE
 from sau_bench.benchmark.report.canvas import (
     SMALL,
     WORD,
@@ -26,15 +29,16 @@ SHADES = sns.light_palette("#6699CC", as_cmap=True)
 
 
 @styled
-def der_heatmap(selected: DataFrame) -> Figure:
+def der_heatmap(selected: DataFrame, shown: Sequence[str]) -> Figure:
     """DER of one (dataset, model) pair, defenses x attacks and their Average.
 
-    Of several seeds with the standard deviation.
+    Of several seeds with the standard deviation. shown: attacks, and AVERAGE.
     """
-    scores, titles = 100 * pivot(selected, "der"), attack_titles(selected) | {"Average": "Average"}
+    titles = {name: (attack_titles(selected) | {AVERAGE: AVERAGE})[name] for name in shown}
+    scores = 100 * pivot(selected, "der").loc[list(shown)]
     states = cell_states(selected).reindex_like(scores).fillna("ok")
     marks = states.map(lambda state: MARKS.get(state, ""))
-    stds = 100 * pivot(selected, "der", "std")
+    stds = 100 * pivot(selected, "der", "std").loc[list(shown)]
     below = stds.map(lambda std: "" if np.isnan(std) else f"\n± {std:.1f}")
     text = scores.map("{:.1f}".format).replace("nan", "-") + marks + below
     text = text.where(~states.isin(ABSENT), marks)
@@ -77,6 +81,6 @@ def der_heatmap(selected: DataFrame) -> Figure:
         axis.set_yticks([i + 0.5 for i in range(len(names))], names, rotation=0)
         axis.set(xlabel="", ylabel="")
         axis.grid(visible=False)
-        if band[-1] == len(titles) - 1:
+        if band[-1] == len(titles) - 1 and shown[-1] == AVERAGE:
             axis.axvline(len(band) - 1, color="white", lw=3)
     return figure

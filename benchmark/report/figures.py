@@ -7,7 +7,7 @@ model) pair. Scores of models that are not sound (diverged, collapsed) are drawn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, floor
 
 import numpy as np
@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from sau_bench.benchmark.published import AVERAGE
 from sau_bench.benchmark.report.canvas import (
     COLUMN,
     NORMAL,
@@ -27,6 +28,7 @@ from sau_bench.benchmark.report.canvas import (
     line_of,
     mark_of,
     measure,
+    pages,
     sample,
     save,
     styled,
@@ -205,8 +207,10 @@ def bars(
     return figure
 
 
-def draw(rows: DataFrame, selected: DataFrame, looks: Mapping[str, Look]) -> dict[str, Figure]:
-    """Every figure of one (dataset, model) pair that its rows allow, by file name."""
+def draw(
+    rows: DataFrame, selected: DataFrame, looks: Mapping[str, Look]
+) -> dict[str, list[Figure]]:
+    """Every figure of one (dataset, model) pair that its rows allow, by file name, in pages."""
     attacks, defenses = names_of(rows["attack"].unique()), names_of(rows["defense"].unique())
     rows, selected = (
         runs.assign(attack=runs["attack"].map(attacks), defense=runs["defense"].map(defenses))
@@ -214,11 +218,21 @@ def draw(rows: DataFrame, selected: DataFrame, looks: Mapping[str, Look]) -> dic
     )
     looks = {defenses.get(label, label): look for label, look in looks.items()}
     limits = limits_of(rows, selected)
-    made = {"scatter": scatter(selected, looks, limits), "bars": bars(selected, looks, limits)}
+    all_attacks, _ = labels_of(selected)
+
+    def of(runs: DataFrame, attacks: Sequence[str]) -> DataFrame:
+        return runs[runs["attack"].isin(attacks)]
+
+    made = {
+        "scatter": pages(lambda part: scatter(of(selected, part), looks, limits), all_attacks),
+        "bars": pages(lambda part: bars(of(selected, part), looks, limits), all_attacks),
+    }
     if selected["der"].notna().any():
-        made["der"] = der_heatmap(selected)
-    if scored_rounds(rows).any():
-        made["curves"] = curves(rows, looks, limits)
+        columns = [*all_attacks, AVERAGE]
+        made["der"] = pages(lambda part: der_heatmap(selected, part), columns)
+    if (scored := scored_rounds(rows)).any():
+        made["curves"] = pages(lambda part: curves(of(rows, part), looks, limits), all_attacks)
     if has_risks(rows):
-        made["risks"] = risk_curves(rows, looks, limits)
+        probed = list(dict.fromkeys(rows.loc[scored & rows["adv_risk"].notna(), "attack"]))
+        made["risks"] = pages(lambda part: risk_curves(of(rows, part), looks, limits), probed)
     return made

@@ -49,8 +49,9 @@ def _results(pair: Pair) -> Iterator[str]:
         yield from ("### Tests", pair.no_test)
     if pair.figures:
         yield "### Figures"
-    for name, file in pair.figures.items():
-        yield from (f"![{title_of(name)}]({file})", f"*{pair.caption(name)}*")
+    for name, files in pair.figures.items():
+        yield from (f"![{title_of(name)}]({file})" for file in files)
+        yield f"*{pair.caption(name)}*"
     for name, table in late.items():
         yield from _section(name, table)
 

@@ -41,8 +41,9 @@ class Pair:
     """One (dataset, model) pair: its rows, and what was made of them.
 
     rows: all of its attacks. selected: those that count. clean: of models trained on clean data.
-    tables, beside: by file name, `beside` those with published numbers. figures: their PNGs, by
-    file name, seen from the folder of the report. no_test: why there are no tests, or "".
+    tables, beside: by file name, `beside` those with published numbers. figures: by file
+    name, their PNGs page by page, seen from the folder of the report. no_test: why there are no
+    tests, or "".
     """
 
     dataset: str
@@ -52,7 +53,7 @@ class Pair:
     clean: DataFrame
     tables: Mapping[str, Table]
     beside: Mapping[str, Table]
-    figures: Mapping[str, str]
+    figures: Mapping[str, Sequence[str]]
     no_test: str
 
     @property

@@ -134,9 +134,8 @@ def _parts(
     ):
         parts["curves"].append(Part("chart", chart, caption=CURVES))
     for name, section in (("risks", "curves"), ("critical", "averages")):
-        if name in pair.figures:
-            picture = embedded(folder / pair.figures[name])
-            parts[section].append(Part("picture", picture, "", pair.caption(name)))
+        for file in pair.figures.get(name, ()):
+            parts[section].append(Part("picture", embedded(folder / file), "", pair.caption(name)))
     return parts
 
 

@@ -70,19 +70,21 @@ def report(
         tested = "der" in shown and bool(chosen["der"].notna().any())
         if tested and (tests := paired_tests(chosen)):
             made["tests"] = paired_table(chosen, tests)
-            drawn["critical"] = critical_difference(tests, looks)
+            drawn["critical"] = [critical_difference(tests, looks)]
         for name, table in {**made, **beside}.items():
             written += save(table, folder / "tables" / place / name)
-        pictures = {}
-        for name, figure in drawn.items():
-            if wanted(name, shown):
-                written += figures.save(figure, folder / "figures" / place / name)
-                pictures[name] = written[-1].relative_to(folder).as_posix()
+        pictures: dict[str, list[str]] = {}
+        for name, sheets in drawn.items():
+            for number, figure in enumerate(sheets * wanted(name, shown), start=1):
+                stem = name if number == 1 else f"{name}-{number}"
+                written += figures.save(figure, folder / "figures" / place / stem)
+                pictures.setdefault(name, []).append(written[-1].relative_to(folder).as_posix())
         why = why_no_test(chosen) if tested else ""
         pair = Pair(str(dataset), str(model), steps, chosen, clean, made, beside, pictures, why)
         pairs.append(pair)
     optional = [*(folder / "tables").rglob("*.*")]
-    optional += [file for name in FIGURES for file in (folder / "figures").rglob(f"{name}.*")]
+    for pattern in (f"{name}{number}.*" for name in FIGURES for number in ("", "-[0-9]*")):
+        optional += (folder / "figures").rglob(pattern)
     for file in set(optional) - set(written):
         file.unlink()  # a table or figure that these rows no longer have
     title = source.title if source else folder.name

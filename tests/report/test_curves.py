@@ -109,6 +109,16 @@ def test_a_broken_model_is_drawn_at_the_edge_and_named():
     assert "Below the axis, drawn at its edge, lowest ACC: ANP 10.0." in note(figure)
 
 
+def test_lines_of_a_victim_far_below_the_others_begin_at_the_edge_and_it_is_named():
+    rows = grid(0.2)
+    broken = (rows["kind"] == "victim") & (rows["attack"] == "WaNet")
+    rows.loc[broken, "acc"] = 0.1
+    figure, panels = drawn(curves, rows)
+    low, _ = panels[0, 1].get_ylim()
+    assert panels[0, 1].get_lines()[-1].get_ydata()[0] == low > 10
+    assert "Below the axis, drawn at its edge, lowest ACC: No Defense 10.0" in note(figure)
+
+
 def test_there_is_a_figure_where_risks_were_measured(tmp_path):
     plain = grid(0.2).drop(columns=list(MEASURED))
     assert not has_risks(plain)

@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from pandas import DataFrame
 
-from sau_bench.benchmark.report import figures
-from sau_bench.benchmark.report.canvas import COLUMN, PAGE, save
+from sau_bench.benchmark.report import canvas, figures
+from sau_bench.benchmark.report.canvas import COLUMN, PAGE, TALLEST, save
 from sau_bench.benchmark.report.critical import critical_difference
 from sau_bench.benchmark.report.significance import paired_tests
 from sau_bench.benchmark.report.tables import select
+from sau_bench.benchmark.report.write import report
 from sau_bench.benchmark.rows import COLUMNS
 
 ATTACKS = ["BadNets", "Blended", "Input-Aware", "LF", "SIG", "SSBA", "WaNet"]
@@ -32,7 +33,8 @@ def rows(attacks: int, defenses: list[str], seeds: int = 1, asr: float | None = 
     ANP (the only method with candidates) does not apply."""
     draw = np.random.default_rng(0)
     made: list[dict[str, Any]] = []
-    for attack in ATTACKS[:attacks]:
+    more = [f"BadNets (value=0.{number})" for number in range(1, attacks - len(ATTACKS) + 1)]
+    for attack in [*ATTACKS[:attacks], *more]:
         for seed in range(seeds):
             victim = f"{attack}{seed}"
             cell = dict.fromkeys(COLUMNS, "") | {
@@ -57,9 +59,13 @@ def rows(attacks: int, defenses: list[str], seeds: int = 1, asr: float | None = 
 
 
 def drawn(grid: DataFrame) -> dict[str, Figure]:
-    """Every figure, the diagram of ranks among them where there is one."""
+    """Every figure, the diagram of ranks among them where there is one; further pages numbered."""
     selected, looks = select(grid, {}), figures.looks(grid)
-    made = figures.draw(grid, selected, looks)
+    made = {
+        f"{name} {number}" if number > 1 else name: figure
+        for name, sheets in figures.draw(grid, selected, looks).items()
+        for number, figure in enumerate(sheets, start=1)
+    }
     if tests := paired_tests(selected):
         made["critical"] = critical_difference(tests, looks)
     return made
@@ -95,6 +101,7 @@ def misplaced(figure: Figure, written: list[tuple[Text, Any]]) -> list[str]:
         (4, LONG[:1], 1),
         (7, DEFENSES[:9], 1),
         (9, [*DEFENSES, *LONG[:10]], 2),
+        (14, [*DEFENSES, *LONG[:10]], 1),
     ],
     ids=lambda value: str(len(value)) if isinstance(value, list) else str(value),
 )
@@ -104,6 +111,7 @@ def test_all_texts_can_be_read_at_the_size_of_a_paper(attacks, defenses, seeds):
     assert ("critical" in made) is (attacks * seeds > 10)
     for name, figure in made.items():
         assert figure.get_figwidth() in (COLUMN, PAGE), name
+        assert figure.get_figheight() <= TALLEST, name
         written = texts(figure)
         assert misplaced(figure, written) == [], name
         assert min(text.get_fontsize() for text, _ in written) >= 6, name
@@ -248,3 +256,26 @@ def test_curves_start_at_the_undefended_level():
 def test_without_rounds_there_are_no_curves():
     grid = rows(1, DEFENSES[:6])
     assert "curves" not in drawn(grid[grid["defense"].isin(["No Defense", "ANP"])])
+
+
+def test_a_figure_taller_than_a_page_has_several_files_as_long_as_it_is(tmp_path, monkeypatch):
+    made = rows(5, ["SAU"]).assign(device="test device", versions="test 1.0", seconds=1.0)
+    made.to_csv(tmp_path / "rows.csv", index=False)
+    whole = {"bars.pdf", "bars.png"}
+
+    def files() -> set[str]:
+        report(tmp_path, {})
+        text = (tmp_path / "report.md").read_text()
+        found = {file.name for file in (tmp_path / "figures").glob("bars*")}
+        assert all(f"(figures/{name})" in text for name in found if name.endswith(".png"))
+        return found
+
+    assert files() == whole
+    heights = [figure.get_figheight() for figure in drawn(made).values()]
+    monkeypatch.setattr(canvas, "TALLEST", 0.0)  # a page for each attack
+    pages = {f"bars-{n}.{suffix}" for n in range(2, 6) for suffix in ("pdf", "png")}
+    assert files() == whole | pages
+    axes = [axis for name, figure in drawn(made).items() if "bars" in name for axis in figure.axes]
+    assert [axis.get_title().rstrip("¶") for axis in axes[::2]] == ATTACKS[:5]
+    monkeypatch.setattr(canvas, "TALLEST", max(heights))
+    assert files() == whole
