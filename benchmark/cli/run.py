@@ -23,6 +23,7 @@ from sau_bench.benchmark.cli.options import (
 from sau_bench.benchmark.cli.pools import cluster_pool, local_pool, preview
 from sau_bench.benchmark.cli.results import check_rows, claim_rows, contents_of, write_rows
 from sau_bench.benchmark.cli.texts import changed_texts
+from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.standins import without_torch
 
 if TYPE_CHECKING:
@@ -146,12 +147,18 @@ def check_data(grids: Sequence[Grid], store: Store, again: Collection[str], data
     """Read each dataset that a job to run needs, so that a missing one is known before training.
 
     Raises:
-        InputError: names the command that makes the missing files.
+        InputError: names the command that makes the missing files, or what is wrong with them.
     """
+    from sau_bench.benchmark.jobs.surroundings import read_task
+    from sau_bench.benchmark.rules import BrokenRule
+
     cells = [cell for grid in grids for cell in grid.cells()]
     missing = [v for v, d in cells if (d or v).key not in store or (d or v).key in again]
     for dataset in dict.fromkeys(victim.dataset for victim in missing):
-        dataset(data)
+        try:
+            read_task(dataset, data)
+        except BrokenRule as broken:
+            raise InputError(f"{dataset.name}: {broken}") from None
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
