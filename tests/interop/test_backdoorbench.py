@@ -334,7 +334,9 @@ CONFIG = """
 datasets: [digits]
 models: [small_cnn:4]
 attacks: [badnets, {attacks}]
-defenses: [{{ft: {{recipe: {{epochs: 1}}}}}}, {{anp: {{iterations: 2, batch_size: 16, thresholds: [0.4, 1.0]}}}}]
+defenses:
+  - ft: {{recipe: {{epochs: 1}}}}
+  - anp: {{iterations: 2, batch_size: 16, thresholds: [0.4, 1.0]}}
 recipe: {{epochs: 1, lr: 0.05}}
 """
 
