@@ -54,7 +54,10 @@ class _Stream:
 
     def write(self, text: str) -> int:
         self.ear(text)
-        return self.stream.write(text) if self.pass_on else len(text)
+        if self.pass_on:
+            self.stream.write(text)
+            self.stream.flush()  # a worker's end is sudden
+        return len(text)
 
     def flush(self) -> None:
         self.stream.flush()

@@ -85,6 +85,18 @@ def test_an_error_with_any_character_can_be_shown_on_an_ascii_terminal(tmp_path)
     assert b"\\ud800" in done.stdout and b"\x1b" not in done.stdout
 
 
+def test_a_reader_that_goes_away_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", WITHOUT_REPORT, "list", "models"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, stdout=writer, stderr=subprocess.PIPE, timeout=100
+    )
+    os.close(writer)
+    assert (done.stderr, done.returncode) == (b"", 1)
+
+
 @pytest.mark.slow
 def test_a_grid_of_impolite_plugins_under_an_ascii_terminal(tmp_path):
     """Everything ends, is said, and starts again; sound cells are those of a grid without them."""
