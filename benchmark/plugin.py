@@ -166,9 +166,14 @@ def construct(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
         text = json.dumps(_merged(cls, values), allow_nan=False, default=_fields)
         return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = one_line(first["msg"]).removeprefix("Value error, ")[:200]
+        first, *others = error.errors()
+        loc, messages = first["loc"], [first["msg"]]
+        for other in others:  # of a field that takes several types, one for each
+            if other["input"] == first["input"] and other["loc"][:-1] == first["loc"][:-1] != ():
+                loc = first["loc"][:-1]
+                messages.append(other["msg"].removeprefix("Input should be "))
+        where = ".".join(str(part) for part in loc)
+        message = one_line(" or ".join(messages)).removeprefix("Value error, ")[:200]
         # The words of YAML, not those of JSON.
         message = message.replace("a valid array", "a list").replace("an object", "a mapping")
         raise InputError(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from sau_bench.benchmark import checkpoint
+from sau_bench.benchmark.convolution import small_as_products
 from sau_bench.benchmark.data import Images, augment
 from sau_bench.benchmark.errors import EPOCHS, IMAGES, check_range
 
@@ -202,10 +203,14 @@ def batch(data: Images, rows: Tensor, augmented: bool) -> Batch:
 @contextmanager
 def precision(kind: Precision, device: torch.device) -> Iterator[None]:
     """Arithmetic of matrix products and convolutions inside the block."""
+    bf16 = kind == "bf16"
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = kind != "fp32"
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=kind == "bf16"):
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+            small_as_products(bf16 and device.type == "cpu"),
+        ):
             yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

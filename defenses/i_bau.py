@@ -82,9 +82,9 @@ class IBAU(Defense):
             # The fused attention kernels of transformers have no second derivative.
             with sdpa_kernel(SDPBackend.MATH):
                 for x, y, _ in cached:
+                    with SecondOrder(), precision(self.precision, x.device):
+                        inner = self.inner_loss(model, scale, d, x0, y0)
                     with precision(self.precision, x.device):
-                        with SecondOrder():
-                            inner = self.inner_loss(model, scale, d, x0, y0)
                         outer = F.cross_entropy(model(x + self.carried(x) * scale * d), y)
                         gradient = hypergradient(inner, outer, d, theta, eta=self.eta, K=self.K)
                     for parameter, g in zip(theta, gradient, strict=True):

@@ -1,10 +1,11 @@
-"""What a change to i-BAU's inner loop gains on a CPU: with and without it, in turn.
+"""What single changes to inner loops gain on a CPU: with and without each, in turn.
 
 `python -m measurements.inner_loops --width 64 --images 64` prints milliseconds of processor time an
-image, of one thread in bf16, the least of the repeats: an ascent and a step along the hypergradient
-with torch's own second derivatives and with those of `defenses.second_order`; and the same of NC's
-search over all classes with 2^20 and with 2^18 pixels in one pass, which is to save memory. Network
-and images are random; the time does not depend on them.
+image, of one thread in bf16, the least of the repeats: an epoch of training and one of SAU with and
+without small maps as products (`benchmark.convolution`), which only CPUs with AMX use; an ascent
+and a step of i-BAU along the hypergradient with torch's own second derivatives and with those of
+`defenses.second_order`; and NC's search over all classes with 2^20 and with 2^18 pixels in one
+pass, which is to save memory. Network and images are random; the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import argparse
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
+import sau_bench.benchmark.convolution as convolution
 import sau_bench.defenses.i_bau as i_bau
 import sau_bench.defenses.nc as nc
+import sau_bench.defenses.sau as sau
 from sau_bench.benchmark.data import Images
 from sau_bench.benchmark.datasets.cifar10 import Cifar10
 from sau_bench.benchmark.process import keep_freed_memory
-from sau_bench.benchmark.train import Recipe
+from sau_bench.benchmark.train import Recipe, train_model
 from sau_bench.models.preact_resnet18 import PreActResNet18
 
 
@@ -41,6 +45,13 @@ def main() -> None:
     data = Images(x, torch.randint(dataset.num_classes, (size,)), flips=True)
     model = PreActResNet18(width=arguments.width)(dataset).to(memory_format=torch.channels_last)
 
+    def train() -> None:
+        train_model(model, data, Recipe(epochs=1, batch_size=size, precision="bf16"))
+
+    def share() -> None:
+        recipe = replace(sau.UNLEARNING, epochs=1, batch_size=size, precision="bf16")
+        list(sau.SAU(recipe=recipe)(model, data))
+
     def unlearn() -> None:
         method = i_bau.IBAU(
             rounds=1, batch_size=size, portion=max(0.01, 1 / size), precision="bf16"
@@ -50,7 +61,10 @@ def main() -> None:
     def search() -> None:
         nc.NC(epochs=1, batch_size=size, recipe=Recipe(precision="bf16")).triggers(model, data)
 
+    large_only = patch.object(convolution, "has_amx", lambda: False)
     variants: tuple[tuple[str, Callable[[], None], Any], ...] = (
+        ("training", train, large_only),
+        ("SAU", share, large_only),
         ("i-BAU", unlearn, patch.object(i_bau, "SecondOrder", nullcontext)),
         ("NC", search, patch.dict(nc.CHUNK, cpu=2**20)),
     )

@@ -62,7 +62,8 @@ class Config:
     datasets or architectures; entries that hold there count more than `recipe`, and later ones more
     than earlier ones. clean_ratio: the defender's share of the clean training set, in (0, 1], or a
     list of shares; a defense without clean data runs once. score_every: rounds between two points
-    of a learning curve, 1 to 100,000; the last round always is one. probes: what is measured with
+    of a learning curve, 1 to 100,000, or "doubling": points after rounds 1, 2, 4, 8 and so on; the
+    last round always is one. probes: what is measured with
     each score beside it: "risk", see `benchmark.rows.PROBES`; jobs with probes are others than
     those without. keep: "defended" keeps the weights of defended models in the cache, of the last
     round or of all candidates, for `benchmark.cli.cells`; these jobs are others, too.
@@ -86,7 +87,7 @@ class Config:
     recipe: dict[str, Any] = field(default_factory=dict)
     when: list[When] = field(default_factory=list)
     clean_ratio: float | list[float] = CLEAN_RATIO
-    score_every: int = 1
+    score_every: int | Literal["doubling"] = 1
     probes: list[Literal["risk"]] = field(default_factory=list)
     keep: list[Literal["defended"]] = field(default_factory=list)
     select: dict[str, str] = field(default_factory=dict)
@@ -101,7 +102,8 @@ class Config:
             if getattr(self, name) in ([], ()):
                 raise ValueError(f"{name} is empty, accepted: at least one entry")
         check_range(self, "clean_ratio", above=0, most=1)
-        check_range(self, "score_every", least=1, most=EPOCHS)
+        if self.score_every != "doubling":
+            check_range(self, "score_every", least=1, most=EPOCHS)
         check_range(self, "effective_acc", above=0, below=1)
         check_range(self, "seeds", least=0, below=2**32)
         for name in ("probes", "keep"):

@@ -77,7 +77,6 @@ def defend(job: DefenseJob, run: Surroundings, store: Store, draft: Draft) -> li
             return row | clock.reading()
 
     scored: list[Row] = []
-    every = job.score_every if defense.yields == "rounds" else 1
     pending = None
     try:
         steps = defense(model, data)
@@ -85,7 +84,7 @@ def defend(job: DefenseJob, run: Surroundings, store: Store, draft: Draft) -> li
         for step, result in enumerate(clock.timed(steps), start=1):
             value, defended = yielded(defense.yields, result, steps)
             pending = (step, value, defended)
-            if step % every == 0:
+            if job.scores(step):
                 scored.append(measure(*pending))
                 pending = None
     except NotApplicable as reason:

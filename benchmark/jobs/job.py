@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from sau_bench.attacks.asset import Asset, CleanModel
 from sau_bench.attacks.base import Attack
@@ -164,15 +164,16 @@ class DefenseJob(Job):
     """Defend one victim and score the result.
 
     clean_ratio: the defender's share of the clean training set. score_every: rounds between two
-    scores; the last round is always scored, and so is every candidate. probes: what is measured
-    with each score beside it, see `benchmark.rows.PROBES`. keep: whether the weights of the last
-    round, or of every candidate, are results too.
+    scores, or "doubling" after rounds 1, 2, 4, 8 and so on; the last round is always scored, and so
+    is every candidate. probes: what is measured with each score beside it, see
+    `benchmark.rows.PROBES`. keep: whether the weights of the last round, or of every candidate, are
+    results too.
     """
 
     victim: AttackJob
     defense: Defense
     clean_ratio: float
-    score_every: int
+    score_every: int | Literal["doubling"]
     probes: tuple[str, ...] = ()
     keep: bool = False
 
@@ -189,6 +190,14 @@ class DefenseJob(Job):
             "score_every": self.score_every,
             **more,
         }
+
+    def scores(self, step: int) -> bool:
+        """Whether the model after a step, counted from 1, is scored though it is not the last."""
+        if self.defense.yields == "candidates":
+            return True
+        if self.score_every == "doubling":
+            return step.bit_count() == 1
+        return step % self.score_every == 0
 
     @property
     def needs(self) -> tuple[Job, ...]:

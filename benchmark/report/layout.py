@@ -118,8 +118,12 @@ def published_tables(
     """
     made: dict[str, Table] = {}
     layouts = chosen(published, selected)
+    victims_only = (selected["defense"] == UNDEFENDED).all()
     for layout in _showing(layouts, shown):
-        made[_stem(layout)] = comparison_table(published, layout, selected)
+        cells = compare(published, layout, selected)
+        # A table that shares no more than a victim with what ran says nothing about the defenses.
+        if victims_only or any(cell.column != UNDEFENDED for cell in cells):
+            made[_stem(layout)] = comparison_table(published, layout, selected, cells)
     for board in _showing(leaderboards(published.paper, layouts), shown):
         ours = _by_test_data(rows) if board.kind == ORACLE else selected
         cells = compare(published, board, ours)

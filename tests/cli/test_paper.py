@@ -26,14 +26,17 @@ COUNTS = {
     "odd_cells_cpu/nad": 2 * (1 + 2) + SSBA,
     "odd_cells_cpu/nad_epochs": 1 * (1 + 1),
     "odd_cells_cpu/nc": 1 * (1 + 1) + LF,
+    "odd_cells_cpu/rate": 3 * (1 + 4) + LF,
     "odd_cells_cpu/sau": 1 * (1 + 4),
-    # BadNets is in four of them, Input-Aware and SSBA with its encoder in two.
-    "odd_cells_cpu": 40 - 3 - 1 - 2,
+    # BadNets is in five of them; Input-Aware, Blended, SSBA and LF, with what they need, in two.
+    "odd_cells_cpu": 40 + 3 * (1 + 4) + LF - 4 - 1 - 1 - (1 + SSBA) - (1 + LF),
     "paper/table3": 7 * (1 + 8) + LF + SSBA,
     "paper/table4": 6 * (1 + 8) + LF + SSBA,
     "paper/table5": (6 * 5 + 1) * (1 + 1) + LF + SSBA,
     "paper/table6": 5 * (3 * (1 + 5) + LF),
     "paper/table7": 7 * (1 + 8) + LF + SSBA + 6 * (1 + 8) + LF + SSBA,
+    "paper/table7/cifar10": 7 * (1 + 8) + LF + SSBA,
+    "paper/table7/tiny_imagenet": 6 * (1 + 8) + LF + SSBA,
     "paper/table9": 4 * (1 + 1) + SSBA,
     "paper/table10": 4 * (1 + 1) + SSBA,
     "paper/table11": 2 * (1 * (1 + 1) + SSBA),
@@ -68,7 +71,10 @@ COUNTS = {
 SHARED = {
     "table5": 7 * 2 + LF + SSBA,  # each attack at 10 %, and SAU: table 3
     "table6": 3 + LF,  # victims of seed 0: table 4; with probes, defenses are jobs of their own
-    "table7": 7 * (1 + 8) + LF + SSBA + 6 * (1 + 8) + LF + SSBA,
+    # Victims and assets: tables 3 and 4; every round scored, defenses are jobs of their own.
+    "table7": 7 + LF + SSBA + 6 + LF + SSBA,
+    "table7/cifar10": 7 * (1 + 8) + LF + SSBA,
+    "table7/tiny_imagenet": 6 * (1 + 8) + LF + SSBA,
     "table9": SSBA,
     "table10": 4 * 2 + SSBA,
     "table11": 2 * 2 + 2 * SSBA,

@@ -170,4 +170,4 @@ def test_sau_looks_up_predictions_on_clean_images_by_their_rows(
 
     monkeypatch.setattr(SAU, "shared_examples", spy)
     list(SAU(recipe=Recipe(**SAU_RECIPE))(cnn, digits))
-    assert seen == len(digits) and len(expected.unique()) > 3
+    assert seen == len(digits) and len(expected.unique()) > 1

@@ -60,7 +60,7 @@ def test_every_shipped_config_makes_a_grid(file):
         ({"defences": ["ft"]}, ["'defences'", "accepted: datasets", "did you mean 'defenses'?"]),
         ({"attacks": "badnets"}, ["attacks", "list", "'badnets'"]),
         ({"seeds": ["one"]}, ["seeds.0", "integer", "'one'"]),
-        ({"score_every": "often"}, ["score_every", "integer", "'often'"]),
+        ({"score_every": "often"}, ["score_every", "integer", "'doubling'", "'often'"]),
         ({"score_every": 0}, ["score_every is 0", "at least 1"]),
         ({"clean_ratio": 0}, ["clean_ratio is 0", "above 0"]),
         ({"clean_ratio": 1.5}, ["clean_ratio is 1.5", "at most 1"]),

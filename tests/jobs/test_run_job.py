@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,28 @@ def test_a_row_says_in_which_precision_its_job_trained(store, defense, expected)
     rows, _ = finish(defended(build("defenses", defense)), store)
     assert {row["arithmetic"] for row in rows} == {expected}
     assert store.rows(VICTIM.key)[0]["arithmetic"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("every", "rounds", "scored"),
+    [
+        (1, 3, [1, 2, 3]),
+        (2, 5, [2, 4, 5]),
+        (9, 5, [5]),
+        ("doubling", 8, [1, 2, 4, 8]),
+        ("doubling", 11, [1, 2, 4, 8, 11]),
+    ],
+)
+def test_rounds_are_scored_as_often_as_wanted_and_the_last_one_always(store, every, rounds, scored):
+    defense = build("defenses", {"ft": {"recipe": {"epochs": rounds}}})
+    rows, _ = finish(replace(defended(defense), score_every=every), store)
+    assert [row["step"] for row in rows] == scored
+
+
+def test_all_candidates_are_scored_however_often_rounds_are(store):
+    defense = build("defenses", {"anp": {"iterations": 1, "thresholds": [0.1, 0.2, 0.3, 0.4]}})
+    rows, _ = finish(replace(defended(defense), score_every="doubling"), store)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
 
 
 def test_a_row_says_whether_a_gpu_may_choose_its_kernels():

@@ -70,6 +70,8 @@ def test_training(victim):
 
 def test_sau(victim):
     model, data = victim
+    # Layers in fp64, because rounding decides the signs of small gradients.
+    model = copy.deepcopy(model).double()
     product, plain = copy.deepcopy(model), copy.deepcopy(model)
     last(SAU(recipe=TUNING)(product, data))
     backdoored, optimizer = copy.deepcopy(model), sgd(plain)

@@ -139,6 +139,14 @@ def test_two_triggers_have_columns_of_their_own():
     assert table.text[("SAU", "ASR-2")].tolist()[2] == "-40.00*"
 
 
+def test_a_table_that_shares_no_more_than_a_victim_with_the_runs_is_left_out():
+    lines = [("BadNets", "No Defense", (0.9, 0.95)), ("BadNets", "Mine", (0.9, 0.1))]
+    rows = [row(attack, defense, *scores) for attack, defense, scores in lines]
+    side = published({("BadNets", "No Defense"): [value(91, 96)], **VALUES})
+    for runs, expected in ((rows, set()), (rows[:1], {"table3"})):
+        assert set(published_tables(side, DataFrame(runs), select(DataFrame(runs), {}))) == expected
+
+
 def test_tables_that_are_no_longer_there_are_removed(tmp_path):
     rows = [row(a, d, *pair) for a, line in SCORED.items() for d, pair in line.items()]
     DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
