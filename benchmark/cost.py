@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from sau_bench.benchmark.harness import harness
 from sau_bench.benchmark.rows import Row
 
 RESET_PEAK = Path("/proc/self/clear_refs")
@@ -82,7 +83,7 @@ def _resident_peak() -> float:
 
 @lru_cache
 def hardware(device: torch.device, threads: int | None = None) -> dict[str, str]:
-    """The device by name and the version of torch, for a row.
+    """The device by name and the versions of torch and of the harness, for a row.
 
     threads: of the process on a CPU; by default those that torch uses here.
     """
@@ -90,7 +91,7 @@ def hardware(device: torch.device, threads: int | None = None) -> dict[str, str]
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{threads or torch.get_num_threads()}-thread {_processor()}"
-    return {"device": name, "versions": f"torch {torch.__version__}"}
+    return {"device": name, "versions": f"torch {torch.__version__}, {harness()}"}
 
 
 def arithmetic(fields: Mapping[str, Any], repeatable: bool) -> dict[str, str]:

@@ -78,9 +78,10 @@ on the clean images that the defender holds; own_acc_before: the same of the mod
 defense. uses: "clean", "train" or "none", the data that the defense is handed. poison_ratio: share
 of the training set that is poisoned. clean_ratio: share that the defender holds clean.
 status: one of `STATUSES` or `NO_RESULT`. note: what a reader may want to know about the run.
-warning: what is wrong with it. seconds, peak_mib: cost since the start of the job. device,
-versions: where it ran. arithmetic: the precision of the training ("bf16", say), as its recipe
-declares it, and "not repeatable" where a GPU was free to choose kernels; scores are fp32 always.
+warning: what is wrong with it. seconds, peak_mib: cost since the start of the job. device: where it
+ran. versions: of torch and of the harness, in a clone with its commit; of earlier rows of torch
+alone. arithmetic: the precision of the training ("bf16", say), as its recipe declares it, and "not
+repeatable" where a GPU was free to choose kernels; scores are fp32 always.
 """
 
 LATER_COLUMNS = ("arithmetic",)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sau_bench.benchmark.data import Dataset, Images, Task
 from sau_bench.benchmark.errors import listed, shown
 
 SLACK = 1e-5
@@ -21,6 +22,9 @@ SLACK = 1e-5
 level of 8 bits, 4e-3, to which triggered images are cut anyway."""
 GLOBAL_STATE = "a plugin leaves global state alone"
 UNTOUCHED = "a method leaves its data untouched"
+CLASSIFIER = "a model is a Classifier"
+ONE_LOGIT = "a model gives one logit for each class"
+SILENT = "a plugin prints nothing"
 SEED = "a method draws from the generators of its run, which have the run's seed"
 
 _checked: ContextVar[list[str] | None] = ContextVar("checked", default=None)
@@ -51,6 +55,15 @@ def counted() -> Iterator[list[str]]:
         yield rules
     finally:
         _checked.reset(token)
+
+
+def check_parameters(attack: object) -> None:
+    """How the `__call__` of an attack can be called."""
+    arguments = ["model", "train", "rows", "recipe", "asset"]
+    parameters = list(inspect.signature(type(attack).__call__).parameters)[1:]
+    detail = f"its parameters are {listed(parameters)}"
+    taken = parameters in (arguments, [*arguments, "loss"])
+    require(taken, "an attack takes model, train, rows, recipe, asset", detail)
 
 
 def check_trigger(trigger: object, parts: int, triggers: tuple[object, ...]) -> None:
@@ -89,6 +102,33 @@ def check_wanted(wanted: object, y: Tensor, num_classes: int) -> None:
         low, high = (int(end) for end in wanted.aminmax())
         detail = f"{low} to {high}, accepted: 0 to {num_classes - 1}"
         require(low >= 0 and high < num_classes, "labels are classes", detail)
+
+
+def check_poisoned_set(poisoned: Images, train: Images) -> None:
+    """What the `poisoned_set` of an attack has made of the training set."""
+    detail = f"{_form(poisoned.x)}, accepted: {_form(train.x)}"
+    complete = poisoned.x.shape == train.x.shape and poisoned.x.dtype == train.x.dtype
+    complete = complete and poisoned.y.shape == train.y.shape
+    require(complete, "a poisoned training set has all images", detail)
+
+
+def check_task(dataset: Dataset, task: object) -> None:
+    """What the `__call__` of a dataset has returned."""
+    detail = f"`__call__` returned {described(task)}; write `return Task(train, test)`"
+    require(isinstance(task, Task), "a dataset returns its two splits", detail)
+    assert isinstance(task, Task)
+    wanted = torch.arange(dataset.num_classes)
+    for split in (task.train, task.test):
+        x, y = split.x, split.y
+        detail = f"{_form(x)}, accepted: uint8 {(len(y), *dataset.shape)}"
+        good = x.dtype == torch.uint8 and x.shape == (len(y), *dataset.shape)
+        require(good, "images are uint8 tensors of the declared shape", detail)
+        detail = f"{_form(y)} with {len(found := y.unique())} classes"
+        detail += f", accepted: int64 with all of 0 to {dataset.num_classes - 1}"
+        classes = y.dtype == torch.int64 and torch.equal(found, wanted)
+        require(classes, "labels are int64 and every class occurs", detail)
+        flips = f"they say {split.flips}, the dataset {dataset.flips}"
+        require(split.flips == dataset.flips, "splits say whether they may be flipped", flips)
 
 
 def check_steps(steps: object) -> None:
@@ -133,6 +173,11 @@ def described(value: object) -> str:
     if isinstance(value, tuple):
         return f"a tuple ({listed(map(described, value), 100)})"
     return f"a {type(value).__name__}"
+
+
+def told_of(printed: str) -> str:
+    """What to say of a text that a plugin has printed."""
+    return f"it printed {shown(printed)}; use `logging` or `benchmark.notes.note`"
 
 
 def seed_changed(seed: int) -> bool:

@@ -24,6 +24,11 @@ def config_names() -> list[str]:
     return [file.relative_to(CONFIGS).with_suffix("").as_posix() for file in files]
 
 
+def shipped_configs() -> list[Path]:
+    """The files of the configs that are shipped."""
+    return [_seen_from_here(CONFIGS / f"{name}.yaml") for name in config_names()]
+
+
 def find_config(text: str) -> Path:
     """The file of a config that is named by its path, or by the name of one that is shipped.
 

@@ -18,6 +18,7 @@ import importlib
 import inspect
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -160,13 +161,22 @@ def marks_of(_):
 
 
 def times_of(_):
-    """What the jobs of committed rows took, without scoring and what attacks need made first."""
+    """What the jobs of committed rows took, without scoring and what attacks need made first.
+
+    Rows of configs in a folder are those of the config that includes them, of the folder's name.
+    """
     lines = [["config", "jobs", "sum of their times", "on"]]
-    for file in sorted((ROOT / "results").glob("*/rows.csv")):
-        jobs = pd.read_csv(file).groupby("key").agg({"seconds": "max", "device": "first"})
+    files = defaultdict(list)
+    for file in sorted((ROOT / "results").rglob("rows.csv")):
+        config = file.relative_to(ROOT / "results").parts[0]
+        if (ROOT / "configs" / f"{config}.yaml").exists():
+            files[config].append(file)
+    for config, its_files in files.items():
+        rows = pd.concat(map(pd.read_csv, its_files))
+        jobs = rows.groupby("key").agg({"seconds": "max", "device": "first"})
         hours = jobs["seconds"].sum() / 3600
         took = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
-        lines.append([f"`{file.parent.name}`", str(len(jobs)), took, jobs["device"].mode()[0]])
+        lines.append([f"`{config}`", str(len(jobs)), took, jobs["device"].mode()[0]])
     return pipes(lines, left=1)
 
 

@@ -31,7 +31,7 @@ from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.cli.cells import load_model
 from sau_bench.benchmark.cli.find import find_cell
 from sau_bench.benchmark.jobs.job import DefenseJob
-from sau_bench.benchmark.jobs.run_job import load_victim
+from sau_bench.benchmark.jobs.networks import load_victim
 from sau_bench.benchmark.report.canvas import (
     COLUMN,
     beside,

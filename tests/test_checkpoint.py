@@ -30,7 +30,7 @@ from sau_bench.benchmark.checkpoint import checkpoints, enter
 from sau_bench.benchmark.cost import Clock
 from sau_bench.benchmark.data import Images
 from sau_bench.benchmark.datasets.digits import Digits
-from sau_bench.benchmark.jobs import run_job as execution
+from sau_bench.benchmark.jobs import victims
 from sau_bench.benchmark.jobs.job import AttackJob
 from sau_bench.benchmark.jobs.run_job import run_job
 from sau_bench.benchmark.train import Batch, Recipe, cross_entropy, train_model
@@ -249,7 +249,7 @@ def test_a_killed_job_goes_on_and_publishes_the_same_tensors(
     )
     whole, store = Store(tmp_path / "whole"), Store(tmp_path / "cache")
     run_job(job, whole, Path(), CPU)
-    monkeypatch.setattr(execution, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(victims, "CHECKPOINT_EVERY", 0.0)
     begun = Clock.state_dict
     saves: list[dict[str, float]] = []
 
@@ -278,7 +278,7 @@ from functools import partial
 from pathlib import Path
 import torch
 from sau_bench.attacks.blended import Blended
-from sau_bench.benchmark.jobs import run_job
+from sau_bench.benchmark.jobs import run_job, victims
 from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.jobs.job import AttackJob
 from sau_bench.benchmark.cache.store import Store
@@ -286,9 +286,9 @@ from sau_bench.benchmark.train import Recipe
 from sau_bench.models.small_cnn import SmallCNN
 
 torch.set_num_threads(1)
-run_job.CHECKPOINT_EVERY = 0.0
+victims.CHECKPOINT_EVERY = 0.0
 # Slow enough to be killed before its end on a busy machine.
-run_job.checkpoints = partial(run_job.checkpoints, after_save=lambda: time.sleep(0.3))
+victims.checkpoints = partial(victims.checkpoints, after_save=lambda: time.sleep(0.3))
 job = AttackJob(
     dataset=Digits(),
     architecture=SmallCNN(width=4),

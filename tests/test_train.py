@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sau_bench.benchmark.data import Images, augment
 from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.errors import InputError
-from sau_bench.benchmark.jobs.run_job import set_arithmetic
+from sau_bench.benchmark.jobs.surroundings import set_arithmetic
 from sau_bench.benchmark.plugin import construct
 from sau_bench.benchmark.train import Batch, Recipe, batch, fit, precision, shuffled, train_model
 from sau_bench.models.small_cnn import SmallCNN

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sau_bench.benchmark.cache.checksums import faults
 from sau_bench.benchmark.cache.claims import Claims
 from sau_bench.benchmark.cache.clean import delete, jobs, open_cache, titles, unused
+from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.cli.options import example_of
-from sau_bench.benchmark.errors import InputError
-from sau_bench.benchmark.shipped import find_config
+from sau_bench.benchmark.cli.origins import results_of
+from sau_bench.benchmark.errors import InputError, listed, shown
+from sau_bench.benchmark.shipped import command, find_config, shipped_configs
 from sau_bench.benchmark.standins import without_torch
 
 BAD = 1
+LISTED = 300
+"""Characters of a list of configs."""
 
 
 def add_cache(verbs: argparse._SubParsersAction[Any]) -> None:
@@ -39,8 +45,14 @@ def add_cache(verbs: argparse._SubParsersAction[Any]) -> None:
         )
         sub.set_defaults(verb=function)
         if configs:
-            default = "what counts as used (default: all of configs/)"
-            sub.add_argument("configs", nargs="*", type=find_config, metavar="CONFIG", help=default)
+            sub.add_argument(
+                "configs",
+                nargs="*",
+                type=_named,
+                metavar="CONFIG",
+                help="what counts as used: a config, or a folder of configs (default: configs/ and "
+                "what is shipped)",
+            )
         sub.add_argument("--cache", type=Path, default=Path("results/cache"), help="job folders")
         return sub
 
@@ -49,17 +61,19 @@ def add_cache(verbs: argparse._SubParsersAction[Any]) -> None:
     )
     action("verify", _verify, "find folders that are incomplete or altered", configs=False)
     gc = action("gc", _gc, "what no config uses: jobs, failures, dead drafts", configs=True)
-    gc.add_argument("--delete", action="store_true", help="delete it, rather than list it")
+    gc.add_argument(
+        "--delete",
+        action="store_true",
+        help="delete it, rather than list it; CONFIG has to be named",
+    )
 
 
 def references(configs: Sequence[Path]) -> dict[str, list[str]]:
     """Names of the configs that need each job, by key: jobs of its grid and what those need.
 
     Raises:
-        InputError: no config at all, or one that cannot be read or built.
+        InputError: one cannot be read or built.
     """
-    if not configs:
-        raise InputError("no config was named, and there is none in configs/")
     users: dict[str, list[str]] = defaultdict(list)
     for config in dict.fromkeys(configs):
         for key in without_torch(partial(keys_of, config)):
@@ -102,7 +116,8 @@ def _ls(arguments: argparse.Namespace) -> int:
         f"{drafts} unfinished, {failures} recorded failures"
     )
     total = f"{len(spare)} of them, {_size(sum(e.size for e in spare))}"
-    print(f"{total}, used by none of {_names(configs)}")
+    print(f"{total}, used by none of {_names(arguments)}")
+    _print_others(store, configs)
     return 0
 
 
@@ -128,6 +143,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _gc(arguments: argparse.Namespace) -> int:
     store = open_cache(arguments.cache)
+    if arguments.delete and not arguments.configs:
+        raise InputError(
+            "--delete: name all configs whose jobs are to stay, or folders of configs, such as: "
+            f"{command()} cache gc configs mine.yaml --delete"
+        )
     claims = Claims(store.root)
     configs = _configs(arguments)
     needed = references(configs)
@@ -136,7 +156,7 @@ def _gc(arguments: argparse.Namespace) -> int:
     used = [key for key in running if key not in needed]
     if arguments.delete and used:
         raise InputError(
-            f"a grid runs that needs more than {_names(configs)}: name its config as well, or "
+            f"a grid runs that needs more than {_names(arguments)}: name its config as well, or "
             f"wait: {used[0]} in {claims.owner(running[used[0]])}"
         )
     entries = unused(store, claims, needed)
@@ -146,18 +166,51 @@ def _gc(arguments: argparse.Namespace) -> int:
             delete(store, entry)
         lines.append((entry.kind, entry.key, _size(entry.size), _date(entry.time), title))
     _print_table(("KIND", "KEY", "SIZE", "DATE", "JOB"), lines)
-    total = f"{len(entries)} unused by {_names(configs)}, {_size(sum(e.size for e in entries))}"
+    total = f"{len(entries)} unused by {_names(arguments)}, {_size(sum(e.size for e in entries))}"
     print(f"{total}: {'deleted' if arguments.delete else 'not deleted; --delete deletes them'}")
+    _print_others(store, configs)
     return 0
 
 
+def _named(text: str) -> list[Path]:
+    """The config of a path or name, or all configs of a folder.
+
+    Raises:
+        InputError: no such config, or a folder without any.
+    """
+    if not os.path.isdir(text):
+        return [find_config(text)]
+    found = _in_folder(Path(text))
+    if not found:
+        raise InputError(f"no config in {shown(text, 200)}, accepted: a folder of .yaml files")
+    return found
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*") if f.suffix in (".yaml", ".yml"))
+
+
 def _configs(arguments: argparse.Namespace) -> list[Path]:
-    files = Path("configs").rglob("*")
-    return arguments.configs or sorted(f for f in files if f.suffix in (".yaml", ".yml"))
+    """Those that count, each once."""
+    named = list(chain.from_iterable(arguments.configs))
+    counted = named or [*_in_folder(Path("configs")), *shipped_configs()]
+    return list({file.resolve(): file for file in counted}.values())
 
 
-def _names(configs: Sequence[Path]) -> str:
-    return ", ".join(map(str, configs))
+def _names(arguments: argparse.Namespace) -> str:
+    if not arguments.configs:
+        return "the configs in configs/ and those that are shipped"
+    named = chain.from_iterable(arguments.configs)
+    return listed(map(str, named), LISTED)
+
+
+def _print_others(store: Store, configs: Sequence[Path]) -> None:
+    """Name results beside the cache whose config does not count: it may have been forgotten."""
+    counted = {file.resolve() for file in configs}
+    for folder, config in results_of(store.root.resolve().parent):
+        if config.resolve() not in counted:
+            told = os.path.relpath(config.resolve()), os.path.relpath(folder)
+            print("not among them: {}, which {} has results of".format(*told))
 
 
 def _print_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

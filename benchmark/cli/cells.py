@@ -11,7 +11,7 @@ from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.cli.find import find_cell
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.jobs.job import DefenseJob
-from sau_bench.benchmark.jobs.run_job import load_defended, load_victim
+from sau_bench.benchmark.jobs.networks import load_defended, load_victim
 from sau_bench.models.classifier import Classifier
 
 

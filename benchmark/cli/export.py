@@ -71,7 +71,7 @@ def write_victim(victim: AttackJob, store: Store, data: Path, folder: Path) -> N
     import torch
 
     from sau_bench.benchmark import backdoorbench as layout
-    from sau_bench.benchmark.jobs.run_job import load_victim
+    from sau_bench.benchmark.jobs.networks import load_victim
     from sau_bench.benchmark.plugin import plugin_name
 
     model, tensors = load_victim(victim, store, torch.device("cpu"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"unknown verb {words[0]!r}; accepted: {', '.join(VERBS)}{nearest(words[0], VERBS)}"
             )
         arguments = make_parser().parse_args(words)
-        return int(arguments.verb(arguments))
+        status = int(arguments.verb(arguments))
+        sys.stdout.flush()  # here, where it is known what to do if nobody reads on
+        return status
     except InputError as error:
         print(f"error: {printable(one_line(error), LINE)}", file=sys.stderr)
         return INPUT_ERROR
@@ -59,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ignore_signals()
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
+    except BrokenPipeError:  # nobody reads on, as behind `| head`; Python writes more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INCOMPLETE
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             print(f"error: the disk is full ({error})", file=sys.stderr)

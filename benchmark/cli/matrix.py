@@ -19,8 +19,11 @@ class Matrix:
     title: str
     states: dict[str, dict[str, str]]
 
-    def tables(self, width: int) -> list[Table]:
-        """In lines of so many characters: one, or several that have a part of the defenses each."""
+    def tables(self, width: int) -> list[tuple[str, Table]]:
+        """In lines of so many characters: one, or several that have a part of the defenses each.
+
+        Each with its title, which rich would break at the width of the table.
+        """
         from rich.table import Table
 
         columns = list(next(iter(self.states.values()), {UNDEFENDED: ""}))
@@ -37,13 +40,13 @@ class Matrix:
         made = []
         for group in groups:
             title = self.title if group is groups[0] else f"{self.title}, continued"
-            table = Table(title=title, title_justify="left")
+            table = Table()
             table.add_column("attack", width=attacks - 3)
             for column in group:  # rich would cut long words in two before it wraps short ones
                 table.add_column(cut(column), width=widths[column] - 3)
             for attack, row in self.states.items():
                 table.add_row(cut(attack), *(row[column] for column in group))
-            made.append(table)
+            made.append((title, table))
         return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 ORIGIN = "config.txt"
@@ -33,3 +34,20 @@ def usual(folder: Path, config: Path) -> str:
 
 def origin_of(folder: Path, config: Path) -> str:
     return Path(os.path.relpath(config.resolve(), folder.resolve())).as_posix()
+
+
+def results_of(root: Path) -> Iterator[tuple[Path, Path]]:
+    """Results folders below a folder, and the config that each is of; not those of smoke runs.
+
+    A folder that names none is of the config of its name in `configs/` here, if there is one.
+    """
+    for name, folders, files in os.walk(root):
+        folder = Path(name)
+        if "cache" in folders and folder != root:  # a results folder of its own, with its own cache
+            folders.clear()
+            continue
+        folders[:] = sorted(set(folders) - {"cache"})
+        if ORIGIN in files:
+            yield folder, folder / (folder / ORIGIN).read_text(encoding="utf-8").strip()
+        elif "rows.csv" in files and (config := config_of(folder)):
+            yield folder, config

@@ -23,6 +23,8 @@ from sau_bench.benchmark.cli.options import (
 from sau_bench.benchmark.cli.pools import cluster_pool, local_pool, preview
 from sau_bench.benchmark.cli.results import check_rows, claim_rows, contents_of, write_rows
 from sau_bench.benchmark.cli.texts import changed_texts
+from sau_bench.benchmark.errors import InputError, one_line, shown
+from sau_bench.benchmark.shipped import command
 from sau_bench.benchmark.standins import without_torch
 
 if TYPE_CHECKING:
@@ -146,12 +148,25 @@ def check_data(grids: Sequence[Grid], store: Store, again: Collection[str], data
     """Read each dataset that a job to run needs, so that a missing one is known before training.
 
     Raises:
-        InputError: names the command that makes the missing files.
+        InputError: names the command that makes the missing files, or what is wrong with them.
     """
+    from sau_bench.benchmark.jobs.surroundings import read_task
+    from sau_bench.benchmark.plugin import config_name
+    from sau_bench.benchmark.rules import BrokenRule
+
     cells = [cell for grid in grids for cell in grid.cells()]
     missing = [v for v, d in cells if (d or v).key not in store or (d or v).key in again]
     for dataset in dict.fromkeys(victim.dataset for victim in missing):
-        dataset(data)
+        try:
+            read_task(dataset, data)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a plugin raises
+            told = f"{type(error).__name__}: " * (not isinstance(error, BrokenRule)) + str(error)
+            name = config_name(type(dataset))
+            raise InputError(
+                f"dataset {shown(name, 200)}: {one_line(told)[:300]}; see: {command()} check {name}"
+            ) from error
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -50,7 +50,7 @@ def preview(victim: AttackJob, store: Store) -> Trigger | None:
     """The trigger without the training, drawn as a run draws it; None if that makes it."""
     import torch
 
-    from sau_bench.benchmark.jobs.run_job import make_model
+    from sau_bench.benchmark.jobs.networks import make_model
 
     asset = None
     if victim.asset and victim.asset.key in store:

@@ -42,6 +42,7 @@ class Cell:
 def status(arguments: argparse.Namespace) -> int:
     """Print the state of every cell; 0 if all are done."""
     from rich.console import Console
+    from rich.text import Text
 
     cells, plan = without_torch(lambda: _read(arguments))
     check_folders(arguments, {cell.file for cell in cells})
@@ -50,7 +51,8 @@ def status(arguments: argparse.Namespace) -> int:
     view = view_of(plan, store, Claims(store.root))
     console = Console()
     for matrix in matrices(cells, view):
-        console.print(*matrix.tables(console.width), sep="\n")
+        for title, table in matrix.tables(console.width):
+            console.print(Text(title, style="italic"), table, sep="\n")
     for line in (*details(cells, view), summary(view), *changed_texts(plan, store)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0 if all(view.states[cell.key][0] == "done" for cell in cells) else INCOMPLETE

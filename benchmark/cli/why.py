@@ -166,8 +166,9 @@ def _relative(file: str) -> Path:
 def _run(row: Row | None) -> Lines:
     if row is None:
         return
-    yield "commit", str(row.get("commit") or "not recorded in rows")
-    yield "ran on", ", ".join(filter(None, (row["device"], row["versions"], row["arithmetic"])))
+    yield "ran on", ", ".join(filter(None, (row["device"], row["arithmetic"])))
+    known = "sau-bench" in row["versions"]
+    yield "versions", row["versions"] + ", that of the harness is not recorded" * (not known)
     yield "took", f"{row['seconds']:g} s, at most {row['peak_mib']:g} MiB"
     for name in ("note", "warning"):
         if row[name]:

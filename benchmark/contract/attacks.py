@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +22,15 @@ from sau_bench.attacks.base import (
 )
 from sau_bench.benchmark.checkpoint import checkpoints
 from sau_bench.benchmark.contract.world import World, make_digits, make_world, same_weights
-from sau_bench.benchmark.rules import SEED, UNTOUCHED, check_trigger, require, seed_changed
+from sau_bench.benchmark.rules import (
+    SEED,
+    UNTOUCHED,
+    check_parameters,
+    check_poisoned_set,
+    check_trigger,
+    require,
+    seed_changed,
+)
 from sau_bench.benchmark.train import Recipe
 
 T = TypeVar("T")
@@ -71,11 +78,7 @@ def _interrupted(run: Callable[[], T]) -> tuple[T, bool]:
 @torch.no_grad()
 def check_attack(attack: Attack) -> None:
     wanted_of(attack, torch.arange(10), 10)
-    arguments = ["model", "train", "rows", "recipe", "asset"]
-    parameters = list(inspect.signature(attack.__call__).parameters)
-    detail = f"its parameters are {', '.join(parameters)}"
-    taken = parameters in (arguments, [*arguments, "loss"])
-    require(taken, "an attack takes model, train, rows, recipe, asset", detail)
+    check_parameters(attack)
     if attack.from_files:
         _check_files(attack)
         return
@@ -154,8 +157,7 @@ def _check_poisoned_set(attack: Attack, trigger: Trigger, world: World) -> None:
         except NoPoisonedSet:
             return
     first, second = sets
-    complete = first.x.shape == x.shape and first.y.shape == y.shape and first.x.dtype == x.dtype
-    require(complete, "a poisoned training set has all images", str(tuple(first.x.shape)))
+    check_poisoned_set(first, world.train)
     untouched = torch.equal(x, world.train.x) and torch.equal(y, world.train.y)
     require(untouched, "a poisoned training set is a copy")
     repeated = torch.equal(first.x, second.x) and torch.equal(first.y, second.y)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import random
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,10 +14,10 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from sau_bench.benchmark.errors import shown
 from sau_bench.benchmark.jobs import leaks
-from sau_bench.benchmark.jobs.run_job import set_arithmetic
-from sau_bench.benchmark.rules import GLOBAL_STATE, SEED, require
+from sau_bench.benchmark.jobs.printed import listening
+from sau_bench.benchmark.jobs.surroundings import set_arithmetic
+from sau_bench.benchmark.rules import GLOBAL_STATE, SEED, SILENT, require, told_of
 
 SEEDING: tuple[tuple[Any, str], ...] = (
     (torch, "manual_seed"), (torch, "seed"), (np.random, "seed"), (random, "seed")
@@ -34,13 +32,16 @@ def manners(file: Path) -> Iterator[None]:
     Raises:
         BrokenRule: it has printed, seeded a generator of the run, or left global state changed.
     """
-    ear, seeded = _Ear(file), _Calls(file)
+    seeded = _Calls(file)
     changed: list[str] = []
+    printed: list[tuple[str, int]] = []
+
+    def heard(text: str, _: Path, line: int) -> None:
+        printed.append((text, line))
+
     try:
         with _unchanged(changed), ExitStack() as stack:
-            stack.enter_context(redirect_stdout(ear))
-            stack.enter_context(redirect_stderr(ear))
-            stack.enter_context(patch.object(warnings, "showwarning"))
+            stack.enter_context(listening([file], heard, pass_on=False))
             for owner, name in SEEDING:
                 wrapped = seeded.wrapped(getattr(owner, name), f"{owner.__name__}.{name}")
                 stack.enter_context(patch.object(owner, name, wrapped))
@@ -49,8 +50,8 @@ def manners(file: Path) -> Iterator[None]:
         detail = f"it calls {seeded.name}; draw from the generator as it is"
         require(seeded.line is None, SEED, detail, seeded.line)
         require(not changed, GLOBAL_STATE, f"it left changed: {', '.join(changed[:5])}")
-    detail = f"it printed {shown(ear.text)}; use `logging` or `benchmark.notes.note`"
-    require(not ear.text, "a plugin prints nothing", detail, ear.line)
+    text, line = printed[0] if printed else ("", None)
+    require(not printed, SILENT, told_of(text), line)
 
 
 @contextmanager
@@ -69,29 +70,6 @@ def _unchanged(changed: list[str]) -> Iterator[None]:
         changed += leaks.differing(before, leaks.take())
         leaks.put(before, changed)
         logging.getLogger().removeHandler(quiet)
-
-
-def _line(file: Path) -> int | None:
-    """The line of the file that called the caller of this function, directly or not."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_filename == str(file):
-            return frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment] # None at the end
-    return None
-
-
-class _Ear(io.TextIOBase):
-    """A stream that keeps the first text written to it, and the line of the file that wrote it."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.text = file, ""
-        self.line: int | None = None
-
-    def write(self, text: str) -> int:
-        if not self.text.strip():
-            self.text, self.line = text, _line(self.file)
-        return len(text)
 
 
 class _Calls:

@@ -8,22 +8,21 @@ from pathlib import Path
 import torch
 
 from sau_bench.benchmark.contract.world import make_digits, same_weights
-from sau_bench.benchmark.rules import described, require
-from sau_bench.models.classifier import Architecture, Classifier
+from sau_bench.benchmark.jobs.networks import network_of
+from sau_bench.benchmark.rules import ONE_LOGIT, require
+from sau_bench.models.classifier import Architecture
 
 
 def check_model(architecture: Architecture) -> None:
     digits = make_digits()
     torch.manual_seed(0)
-    model = architecture(digits)
-    detail = f"`__call__` returned {described(model)}; wrap the network in a `Classifier`"
-    require(isinstance(model, Classifier), "a model is a Classifier", detail)
+    model = network_of(architecture, digits)
     model.eval()
     torch.manual_seed(0)
     require(same_weights(model, architecture(digits)), "a model is drawn from torch's generator")
     x = digits(Path()).test.floats(slice(4))
     logits = model(x)
-    require(logits.shape == (4, digits.num_classes), "a model gives one logit for each class")
+    require(logits.shape == (4, digits.num_classes), ONE_LOGIT, f"{tuple(logits.shape)} of 4")
     require(torch.equal(model.mean.flatten(), torch.tensor(digits.mean)), "a model normalises")
     outputs = model.features(x, *model.stages, "penultimate", "flat")
     require(torch.equal(outputs["logits"], logits), "features and logits come from one pass")

@@ -1,4 +1,4 @@
-"""What a job logs: into its log file line by line, notes and warnings into its rows."""
+"""What a job says: into its log file line by line, notes and warnings into its rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from sau_bench.benchmark.jobs.printed import listening
 from sau_bench.benchmark.notes import NOTE
+from sau_bench.benchmark.rows import Row
+from sau_bench.benchmark.rules import SILENT, file_of, told_of
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -19,14 +24,16 @@ def journal(file: Path, plugins: Iterable[object]) -> Iterator[Callable[[], dict
     """Inside the block, what the harness and the plugins log goes to `file`, a JSON line a record.
 
     A record counts by the file that logs it, whatever its logger is called: that of the harness or
-    of a plugin's module or top-level package. The libraries below them are left out.
+    of a plugin's module or top-level package. The libraries below them are left out. What the file
+    of a plugin prints appears, and is a warning.
 
     Yields:
         A function that returns the columns `note` and `warning` of the job's rows: the notes so
         far, and what was logged as a warning or worse, in order, without repetitions.
     """
     modules = {"sau_bench"}
-    modules |= {type(plugin).__module__ for plugin in plugins}
+    classes = {type(plugin) for plugin in plugins}
+    modules |= {cls.__module__ for cls in classes}
     with file.open("w", buffering=1) as stream:
         handler = _Handler(stream, tuple({_home(module) for module in modules}))
         root = logging.getLogger()
@@ -34,10 +41,20 @@ def journal(file: Path, plugins: Iterable[object]) -> Iterator[Callable[[], dict
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         try:
-            yield handler.columns
+            with listening({file_of(cls) for cls in classes}, _warn, pass_on=True):
+                yield handler.columns
         finally:
             root.setLevel(level)
             root.removeHandler(handler)
+
+
+def _warn(text: str, file: Path, line: int) -> None:
+    log.warning("%s: %s, in line %d of %s", SILENT, told_of(text), line, file.name)
+
+
+def log_scores(what: str, row: Row) -> None:
+    words = (f"{name.upper()} {100 * row[name]:.2f}" for name in ("acc", "asr", "racc"))
+    log.info("%s: %s", what, ", ".join(words))
 
 
 class _Handler(logging.Handler):

@@ -18,7 +18,7 @@ from measurements.bench.startup import PER_SEED, VERB, finished_grid, run_proces
 from measurements.bench.turns import as_in_a_job, synchronize
 from measurements.bench.work import BATCH, ENDLESS
 from sau_bench.benchmark.data import Dataset
-from sau_bench.benchmark.jobs.run_job import make_model
+from sau_bench.benchmark.jobs.networks import make_model
 from sau_bench.benchmark.train import Recipe, fit
 
 UNIT = {"cpu": 64, "cuda": 6400}

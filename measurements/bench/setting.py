@@ -15,7 +15,8 @@ from sau_bench.attacks.badnets import BadNets
 from sau_bench.benchmark.data import Dataset, Images
 from sau_bench.benchmark.jobs.flops import training_flops
 from sau_bench.benchmark.jobs.job import AttackJob
-from sau_bench.benchmark.jobs.run_job import make_model, set_arithmetic
+from sau_bench.benchmark.jobs.networks import make_model
+from sau_bench.benchmark.jobs.surroundings import set_arithmetic
 from sau_bench.benchmark.train import Recipe, train_model
 from sau_bench.models.classifier import Architecture, Classifier
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sau_bench.benchmark.cost import Clock
-from sau_bench.benchmark.jobs.run_job import set_arithmetic
+from sau_bench.benchmark.jobs.surroundings import set_arithmetic
 from sau_bench.benchmark.process import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 MOST = 9

@@ -24,7 +24,7 @@ from sau_bench.attacks.lf import LF
 from sau_bench.attacks.sig import SIG
 from sau_bench.attacks.wanet import WaNet, Warp
 from sau_bench.benchmark.data import Images
-from sau_bench.benchmark.jobs.run_job import make_model
+from sau_bench.benchmark.jobs.networks import make_model
 from sau_bench.benchmark.metrics import Poisoned, score
 from sau_bench.benchmark.train import Precision, Recipe, fit
 

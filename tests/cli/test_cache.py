@@ -11,12 +11,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sau_bench.benchmark import shipped
 from sau_bench.benchmark.cache.checksums import CHECKSUMS, faults
 from sau_bench.benchmark.cache.claims import Claims
 from sau_bench.benchmark.cache.clean import delete, jobs, titles, unused
 from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.cli import main as cli
 from sau_bench.benchmark.cli.cache import _size, references
+from sau_bench.benchmark.cli.results import claim_rows
 from sau_bench.benchmark.grid.config import read
 from sau_bench.benchmark.grid.grid import make_grid
 from sau_bench.benchmark.jobs.job import AssetJob, AttackJob, DefenseJob
@@ -238,7 +240,9 @@ def test_gc_deletes_nothing_of_a_grid_whose_driver_is_between_two_jobs(
     assert len(store.keys()) == len(before) - 4
 
 
-def test_configs_of_both_suffixes_and_in_subfolders_count(store, configs, grids, monkeypatch):
+def test_configs_of_both_suffixes_and_in_subfolders_count(
+    store, configs, grids, monkeypatch, capsys
+):
     publish(store, *grids[0].jobs(), *grids[1].jobs())
     before = store.keys()
     place = store.root.parent / "configs" / "mine"
@@ -246,7 +250,43 @@ def test_configs_of_both_suffixes_and_in_subfolders_count(store, configs, grids,
     (place.parent / "first.yml").write_bytes(configs[0].read_bytes())
     (place / "second.yaml").write_bytes(configs[1].read_bytes())
     monkeypatch.chdir(store.root.parent)
-    assert cache(store, "gc", "--delete") == 0 and store.keys() == before
+    monkeypatch.setattr(shipped, "CONFIGS", store.root)
+    assert cache(store, "gc") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("0 unused by the configs in configs/ and those that are shipped, 0 B: ")
+    assert cache(store, "gc", "configs", "--delete") == 0 and store.keys() == before
+    assert cache(store, "gc", "configs/mine", "--delete") == 0
+    assert set(store.keys()) == {job.key for job in grids[1].jobs()}
+
+
+def test_shipped_configs_count_where_there_is_no_folder_of_configs(
+    store, configs, grids, monkeypatch, capsys
+):
+    publish(store, *grids[0].jobs(), *grids[1].jobs())
+    (store.root.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(store.root.parent / "elsewhere")
+    monkeypatch.setattr(shipped, "CONFIGS", configs[0].parent)
+    assert cache(store, "ls") == 0
+    head, *lines, _, spare = capsys.readouterr().out.splitlines()
+    used = {line[head.index("USED") : head.index("JOB")].strip() for line in lines}
+    assert used == {"first", "second", "first,second"} and spare.startswith("0 of them, ")
+
+
+def test_results_whose_config_does_not_count_are_named(store, configs, grids, monkeypatch, capsys):
+    root = store.root.parent
+    publish(store, *grids[0].jobs())
+    (root / "mine.yaml").write_bytes(configs[0].read_bytes())
+    claim_rows(root / "mine", root / "mine.yaml")
+    claim_rows(root / "deep" / "first", configs[0])
+    (root / "smoke" / "cache").mkdir(parents=True)
+    claim_rows(root / "smoke" / "mine", root / "mine.yaml")
+    monkeypatch.chdir(root)
+    for action in ("ls", "gc"):
+        assert cache(store, action, *configs) == 0
+        *_, told = capsys.readouterr().out.splitlines()
+        assert told == "not among them: mine.yaml, which mine has results of"
+    assert cache(store, "gc", *configs, "mine.yaml") == 0
+    assert "not among them" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -263,12 +303,18 @@ def test_gc_deletes_nothing_when_a_config_cannot_be_read(store, configs, grids, 
     assert store.keys() == before
 
 
-def test_without_any_config_nothing_counts_as_unused(store, grids, capsys, monkeypatch):
+def test_nothing_is_deleted_unless_it_is_said_what_stays(store, grids, capsys, monkeypatch):
     publish(store, *grids[0].jobs())
     monkeypatch.chdir(store.root)
-    assert cache(store, "gc", "--delete") == 2
-    assert "none in configs/" in capsys.readouterr().err
-    assert len(store.keys()) == 6
+    for argv, told in (
+        (["--delete"], "--delete: name all configs whose jobs are to stay"),
+        (["drafts", "--delete"], "no config in 'drafts', accepted: a folder of .yaml files"),
+        (["no-such", "--delete"], "no config 'no-such'"),
+    ):
+        assert cache(store, "gc", *argv) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+        assert len(store.keys()) == 6
 
 
 @pytest.mark.parametrize("action", ["ls", "verify", "gc"])

@@ -44,6 +44,20 @@ BREAKS = """for parameter in model.parameters():
             parameter.data.fill_(float("nan"))
         yield model"""
 
+DATASET = """
+from dataclasses import dataclass
+import torch
+from sau_bench.benchmark.data import Dataset
+
+@dataclass(frozen=True, kw_only=True)
+class Bad(Dataset):
+    name = "Bad"
+    num_classes, train_size, shape = 10, 1_000, (3, 32, 32)
+    mean, std, flips = (0.0,) * 3, (1.0,) * 3, False
+    def __call__(self, root):
+        x = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
+        {body}
+"""
 WITHOUT_REPORT = """
 import sys
 import sau_bench.benchmark.report.write
@@ -83,6 +97,35 @@ def test_an_error_with_any_character_can_be_shown_on_an_ascii_terminal(tmp_path)
     done = command("status", config, "--results", tmp_path, **ascii_only)
     assert done.returncode == 1 and not done.stderr and len(done.stdout) < 10_000
     assert b"\\ud800" in done.stdout and b"\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("return x, x", "a dataset returns its two splits: `__call__` returned a tuple"),
+    ],
+)
+def test_a_broken_dataset_is_one_line_before_anything_runs(body, told, tmp_path, capsys):
+    file = tmp_path / "bad.py"
+    file.write_text(DATASET.format(body=body))
+    config, results = write(tmp_path, datasets=[str(file)]), tmp_path / "results"
+    assert cli.main(["run", str(config), "--results", str(results), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: dataset '{file}': {told}") and error.count("\n") == 1
+    assert error.endswith(f"; see: sau-bench check {file}\n") and not results.exists()
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", WITHOUT_REPORT, "list", "models"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, stdout=writer, stderr=subprocess.PIPE, timeout=100
+    )
+    os.close(writer)
+    assert (done.stderr, done.returncode) == (b"", 1)
 
 
 @pytest.mark.slow

@@ -223,11 +223,12 @@ def test_a_wide_table_is_cut_into_parts_that_fit(tmp_path, capsys):
     (matrix,) = matrices(cells_of(grid, file), look(grid, store))
     for width in (80, 200):
         tables = matrix.tables(width)
-        Console(width=width).print(*tables, sep="\n")
+        for title, table in tables:
+            Console(width=width).print(title, table, sep="\n")
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= width
         assert out.count("missing") == 42 and "…" not in out
-        columns = [column.header for table in tables for column in table.columns[1:]]
+        columns = [column.header for _, table in tables for column in table.columns[1:]]
         assert columns == list(matrix.states["BadNets"]) and "FT (epochs=20, lr=0.02)" in columns
     assert len(matrix.tables(80)) > len(matrix.tables(200)) > 1
     assert len(matrix.tables(1000)) == 1

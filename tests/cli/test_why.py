@@ -17,6 +17,7 @@ from sau_bench.benchmark.canonical import job_key
 from sau_bench.benchmark.cli import main as cli
 from sau_bench.benchmark.grid.config import read
 from sau_bench.benchmark.grid.grid import make_grid
+from sau_bench.benchmark.harness import harness
 from sau_bench.benchmark.jobs.run_job import run_job
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,8 @@ def test_committed_rows_are_explained_without_cache_and_without_torch():
     assert texts["key"] == last["key"] == job_key(identity)
     assert texts["needs"].startswith(victim["key"])
     assert texts["config"].startswith(str(CONFIG)) and "defenses: " in texts["config"]
-    assert f"{last['device']}, {last['versions']}" in texts["ran on"]
+    assert texts["ran on"].startswith(last["device"])
+    assert texts["versions"].startswith(last["versions"])
     assert f"step {last['step']} of {last['step']}, by the rule 'last'" in texts["counts"]
     acc, asr = 100 * last["acc"], 100 * last["asr"]
     assert texts["numbers"].startswith(f"ACC {acc:.2f}, ASR {asr:.2f}, RACC ")
@@ -76,7 +78,7 @@ def test_committed_rows_are_explained_without_cache_and_without_torch():
     assert texts["cache"].startswith("not in /no/cache: neither job.json nor log nor weights")
     assert texts["defense"].startswith("sau, defenses/sau.py, sha256 ")
     assert texts["defense"].endswith("its text then is not known")
-    assert texts["commit"] == "not recorded in rows" and texts["seed"] == "0"
+    assert texts["seed"] == "0"
 
 
 TINY = {
@@ -114,6 +116,7 @@ def test_a_cached_cell_has_log_texts_and_the_rule_that_picked_its_row(finished, 
     assert texts["cell"] == "Digits / Small CNN (width 4) / BadNets / ANP / 1"
     assert Path(texts["log"].replace(" ", "")).read_text()
     assert texts["cache"].endswith("with job.json and rows.json")
+    assert texts["versions"] == f"torch {torch.__version__}, {harness()}"
     assert texts["defense"].endswith("as when it ran") and texts["attack"].endswith("when it ran")
     assert "thresholds: [0.2, 0.4]}}, changed by `when`" in texts["config"]
     assert "attacks: badnets defenses:" in texts["config"]
@@ -122,6 +125,26 @@ def test_a_cached_cell_has_log_texts_and_the_rule_that_picked_its_row(finished, 
     status, texts, _ = why(capsys, config, "attack=BadNets,seed=1,defense=No Defense",
                            results=results)  # fmt: skip
     assert status == 0 and "DER" not in texts and texts["numbers"].startswith("ACC ")
+
+
+@pytest.mark.parametrize("name", ["anp", "ANP"])
+def test_a_rule_is_found_by_the_name_of_the_plugin_and_by_the_label(
+    name, finished, tmp_path, capsys
+):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(TINY | {"select": {name: "fixed:0.4"}}, sort_keys=False))
+    status, texts, _ = why(capsys, config, *HERE, results=finished[1])
+    assert status == 0 and "setting 0.4, by the rule 'fixed:0.4'" in texts["counts"]
+
+
+def test_rows_that_do_not_name_the_harness_are_explained(finished, tmp_path, capsys):
+    config, results = finished
+    shutil.copytree(results / "tiny", tmp_path / "tiny")
+    file, torch_alone = tmp_path / "tiny" / "rows.csv", f"torch {torch.__version__}"
+    pd.read_csv(file).assign(versions=torch_alone).to_csv(file, index=False)
+    status, texts, _ = why(capsys, config, *HERE, results=tmp_path)
+    assert status == 0
+    assert texts["versions"] == f"{torch_alone}, that of the harness is not recorded"
 
 
 def test_what_is_not_there_is_said(finished, tmp_path, capsys):

@@ -334,7 +334,9 @@ CONFIG = """
 datasets: [digits]
 models: [small_cnn:4]
 attacks: [badnets, {attacks}]
-defenses: [{{ft: {{recipe: {{epochs: 1}}}}}}, {{anp: {{iterations: 2, batch_size: 16}}}}]
+defenses:
+  - ft: {{recipe: {{epochs: 1}}}}
+  - anp: {{iterations: 2, batch_size: 16, thresholds: [0.4, 1.0]}}
 recipe: {{epochs: 1, lr: 0.05}}
 """
 
@@ -370,6 +372,15 @@ def test_the_verb_writes_folders_that_can_be_defended(tmp_path, capsys):
     assert scores[names].tolist() == chosen[list(SHARES)].tolist()
     assert cli.main(command) == 2
     assert "is there already" in capsys.readouterr().err
+    other = anp[(anp[list(SHARES)] != chosen[list(SHARES)]).any(axis=1)].iloc[-1]
+    for name in ("anp", "ANP"):  # of the plugin, and as tables print it
+        rule = f"select: {{{name}: 'fixed:{other['value']:g}'}}\n"
+        config.write_text(CONFIG.format(attacks="multi") + rule)
+        command[2] = str(tmp_path / name)
+        assert cli.main(command) == 0
+        file = Path(capsys.readouterr().out.strip()) / "defense" / "anp" / "anp_df_summary.csv"
+        scores = pd.read_csv(file, index_col=0).loc["last"]
+        assert scores[names].tolist() == other[list(SHARES)].tolist()
     config.write_text(CONFIG.format(attacks=f"{{imported: {{folder: {folder}}}}}"))
     second = computed(config, results)
     second = second[second["attack"] == f"Imported {folder.name}"]

@@ -10,13 +10,23 @@ from job_cases import CPU, VICTIM
 from sau_bench.attacks.base import stamped
 from sau_bench.benchmark import contract
 from sau_bench.benchmark.cache.store import Store
+from sau_bench.benchmark.cli.check import BROKEN, verdict
 from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.jobs.job import DefenseJob
 from sau_bench.benchmark.jobs.run_job import run_job
 from sau_bench.benchmark.loading import build, load
-from sau_bench.benchmark.rules import SEED, SLACK, BrokenRule
+from sau_bench.benchmark.rules import (
+    GLOBAL_STATE,
+    SEED,
+    SILENT,
+    SLACK,
+    UNTOUCHED,
+    BrokenRule,
+    told_of,
+)
 
 HEAD = """
+import logging, sys, warnings
 import torch
 from dataclasses import dataclass
 from sau_bench.attacks.base import DataPoisoning
@@ -44,6 +54,13 @@ MORE = {
         "        train_model(model, train, recipe)\n"
     ),
     "labels are classes": "    def relabel(self, y, num_classes):\n        return y + 10\n",
+    "an attack takes model, train, rows, recipe, asset": (
+        "    def __call__(self, model, train, rows, recipe):\n        return self.trigger\n"
+    ),
+    "a poisoned training set has all images": (
+        "    def poisoned_set(self, train, rows, trigger, num_classes, batch_size):\n"
+        "        return train[rows]\n"
+    ),
 }
 DEFENSES = {
     "yield 0.5": "rounds are models",
@@ -53,6 +70,42 @@ DEFENSES = {
     "pass": "a defense yields its models",
     "yield from ()": "a defense yields at least one model",
 }
+
+NET = """
+from dataclasses import dataclass
+from torch import nn
+from sau_bench.models.classifier import Architecture, Classifier
+
+class Net(nn.Sequential):
+    def __init__(self, classes=10):
+        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, classes))
+
+@dataclass(frozen=True, kw_only=True)
+class Bad(Architecture):
+    '''A model.'''
+    name = "Bad"
+    def __call__(self, dataset):
+        return {}
+"""
+OF_NINE = "Classifier(Net(9), head='2', stages=['0'], mean=dataset.mean, std=dataset.std)"
+DATA = """
+from dataclasses import dataclass
+import torch
+from sau_bench.benchmark.data import Dataset, Images, Task
+
+def split(x, y, flips=False):
+    return Task(Images(x, y, flips), Images(x, y, flips))
+
+@dataclass(frozen=True, kw_only=True)
+class Bad(Dataset):
+    '''A dataset.'''
+    name = "Bad"
+    num_classes, train_size, shape = 10, 20, (3, 32, 32)
+    mean, std, flips = (0.0,) * 3, (1.0,) * 3, False
+    def __call__(self, root):
+        x, y = torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10
+        return {}
+"""
 
 
 def write(folder, base, body):
@@ -130,17 +183,89 @@ def test_rounding_is_tolerated_and_nothing_that_changes_a_level():
     assert stamped(lambda x: x, empty) is empty
 
 
-def test_a_method_that_seeds_its_run_is_named_in_its_row(tmp_path, store):
+@pytest.mark.parametrize(
+    ("kind", "source", "rule"),
+    [
+        ("models", NET.format("Net()"), "a model is a Classifier"),
+        ("models", NET.format(OF_NINE), "a model gives one logit for each class"),
+        ("datasets", DATA.format("x, y"), "a dataset returns its two splits"),
+        ("datasets", DATA.format("split(x.float(), y)"), "images are uint8 tensors of the"),
+        ("datasets", DATA.format("split(x[:, :1], y)"), "images are uint8 tensors of the"),
+        ("datasets", DATA.format("split(x, y.int())"), "labels are int64 and every class occurs"),
+        ("datasets", DATA.format("split(x, y * 0)"), "labels are int64 and every class occurs"),
+        ("datasets", DATA.format("split(x, y, True)"), "splits say whether they may be flipped"),
+    ],
+)
+def test_a_bad_network_or_dataset_fails_its_jobs_with_the_words_of_the_contract(
+    kind, source, rule, tmp_path
+):
+    file = tmp_path / "bad.py"
+    file.write_text(source)
+    role = {"models": "architecture", "datasets": "dataset"}[kind]
+    job = replace(VICTIM, **{role: build(kind, str(file))})
+    grid, alone = both(kind, str(file), job, Store(tmp_path / "cache"))
+    assert grid == alone and grid.startswith(rule)
+
+
+@pytest.mark.parametrize(
+    ("body", "uses", "rule", "told"),
+    [
+        ("print('one', 2)", "clean", SILENT, "it printed 'one'; use `logging` or"),
+        ("sys.stderr.write('one')", "clean", SILENT, "it printed 'one'; use `logging` or"),
+        ("torch.manual_seed(7)", "clean", SEED, "it has called torch.manual_seed"),
+        ("torch.set_num_threads(7)", "clean", GLOBAL_STATE, "torch's number of threads"),
+        ("data.x.zero_()", "clean", UNTOUCHED, "it changed `data.x` or `data.y`"),
+        ("data.y.add_(1)", "train", UNTOUCHED, "it changed `data.x` or `data.y`"),
+    ],
+)
+def test_bad_manners_of_a_defense_are_named_in_its_row_with_the_words_of_the_contract(
+    body, uses, rule, told, tmp_path, store, capsys
+):
+    source = f'    """Bad."""\n    uses = "{uses}"\n    def __call__(self, model, data):\n'
+    source += f"        {body}\n        yield model\n"
+    file = write(tmp_path, "Defense", source)
+    defense = build("defenses", file)
+    job = DefenseJob(victim=VICTIM, defense=defense, clean_ratio=0.05, score_every=1)
+    run_job(job, store, Path(), CPU)
+    warning = store.rows(job.key)[0]["warning"]
+    assert warning.startswith(f"{rule}: ") and told in warning
+    with pytest.raises(BrokenRule) as broken:
+        contract.check("defenses", load("defenses", file))
+    assert broken.value.rule == rule
+
+
+def test_what_a_plugin_prints_appears_and_is_named_once_with_its_line(tmp_path, store, capsys):
     body = (
-        "    def __call__(self, model, data):\n        torch.manual_seed(7)\n        yield model\n"
+        '    """Bad."""\n'
+        "    def __call__(self, model, data):\n"
+        "        warnings.warn('no print')\n"
+        "        logging.getLogger('mine').warning('no print either')\n"
+        "        for round in range(2):\n"
+        "            print('round', round)\n"
+        "            yield model\n"
     )
     file = write(tmp_path, "Defense", body)
-    job = DefenseJob(
-        victim=VICTIM, defense=build("defenses", file), clean_ratio=0.05, score_every=1
-    )
-    run_job(job, store, Path(), CPU)
-    (row,) = store.rows(job.key)
-    assert row["warning"] == f"{SEED}: it has called torch.manual_seed"
+    line = Path(file).read_text().splitlines().index("            print('round', round)") + 1
+    defense = build("defenses", file)
+    job = DefenseJob(victim=VICTIM, defense=defense, clean_ratio=0.05, score_every=1)
+    with pytest.warns(UserWarning, match="no print"):
+        run_job(job, store, Path(), CPU)
+    warned = [row["warning"] for row in store.rows(job.key)]
+    said = f"{SILENT}: {told_of('round')}, in line {line} of bad.py"
+    assert warned == [f"no print either; {said}"] * 2
+    assert capsys.readouterr().out == "round 0\nround 1\n"
+
+
+def test_a_class_without_dataclass_is_refused_by_a_grid_and_by_check_in_the_same_words(tmp_path):
+    source = HEAD.replace("@dataclass(frozen=True, kw_only=True)\n", "").format(base="Defense")
+    file = tmp_path / "bad.py"
+    file.write_text(source + "    def __call__(self, model, data):\n        yield model\n")
+    with pytest.raises(InputError) as refused:
+        build("defenses", str(file))
+    told = str(refused.value).removeprefix(f"{file}: ")
+    assert "is not a frozen dataclass; accepted: @dataclass(frozen=True, kw_only=True)" in told
+    status, (line,) = verdict(str(file), None)
+    assert status == BROKEN and line.endswith(told)
 
 
 def test_a_config_that_sets_a_value_without_annotation_is_told_to_annotate_it(tmp_path):

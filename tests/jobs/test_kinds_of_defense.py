@@ -15,7 +15,8 @@ from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.grid.config import Config
 from sau_bench.benchmark.grid.grid import make_grid
 from sau_bench.benchmark.jobs.job import DefenseJob
-from sau_bench.benchmark.jobs.run_job import load_defended, run_job
+from sau_bench.benchmark.jobs.networks import load_defended
+from sau_bench.benchmark.jobs.run_job import run_job
 from sau_bench.benchmark.loading import build, load
 from sau_bench.benchmark.rows import REJECTED_COLUMNS, fault
 

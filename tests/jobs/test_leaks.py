@@ -12,7 +12,7 @@ from job_cases import CPU, VICTIM
 from sau_bench.benchmark import process
 from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.data import Images
-from sau_bench.benchmark.jobs import run_job as execution
+from sau_bench.benchmark.jobs import surroundings
 from sau_bench.benchmark.jobs.job import DefenseJob
 from sau_bench.benchmark.jobs.leaks import SWITCHES, differing, fingerprint, put, take
 from sau_bench.benchmark.jobs.run_job import run_job
@@ -94,7 +94,7 @@ def fresh(monkeypatch, tmp_path):
     before = take()
     yield
     put(before, differing(before, take()))
-    execution._task.cache_clear()
+    surroundings._kept_task.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_images_that_an_attack_changed_reach_neither_its_scores_nor_other_jobs(t
     later = replace(VICTIM, seed=1)
     twin = Store(tmp_path / "twin")
     run_job(later, store, Path(), CPU)
-    execution._task.cache_clear()
+    surroundings._kept_task.cache_clear()
     run_job(later, twin, Path(), CPU)
     one, other = store.tensors(later.key), twin.tensors(later.key)
     assert all(torch.equal(one[name], other[name]) for name in one)

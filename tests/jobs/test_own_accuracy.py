@@ -10,7 +10,8 @@ from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.data import draw_clean
 from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
-from sau_bench.benchmark.jobs.run_job import load_victim, run_job
+from sau_bench.benchmark.jobs.networks import load_victim
+from sau_bench.benchmark.jobs.run_job import run_job
 from sau_bench.benchmark.train import Recipe
 from sau_bench.defenses.anp import ANP
 from sau_bench.defenses.base import Defense

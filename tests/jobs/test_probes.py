@@ -19,7 +19,8 @@ from sau_bench.benchmark.errors import InputError
 from sau_bench.benchmark.grid.config import Config
 from sau_bench.benchmark.grid.grid import make_grid
 from sau_bench.benchmark.jobs.job import AttackJob, DefenseJob
-from sau_bench.benchmark.jobs.run_job import load_defended, load_victim, run_job
+from sau_bench.benchmark.jobs.networks import load_defended, load_victim
+from sau_bench.benchmark.jobs.run_job import run_job
 from sau_bench.benchmark.metrics import predict
 from sau_bench.benchmark.report.read import read_rows
 from sau_bench.benchmark.rows import COLUMNS, PROBE_COLUMNS, fault

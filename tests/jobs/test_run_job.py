@@ -13,7 +13,8 @@ from sau_bench.benchmark.cache.store import Store
 from sau_bench.benchmark.cost import arithmetic
 from sau_bench.benchmark.datasets.digits import Digits
 from sau_bench.benchmark.jobs.job import DefenseJob
-from sau_bench.benchmark.jobs.run_job import _Run, run_job
+from sau_bench.benchmark.jobs.run_job import run_job
+from sau_bench.benchmark.jobs.surroundings import Surroundings
 from sau_bench.benchmark.loading import build
 from sau_bench.benchmark.plugin import text_digest
 from sau_bench.defenses.anp import ANP
@@ -96,7 +97,7 @@ def test_kernels_are_repeatable_unless_that_is_waived_and_on_a_cpu_always(
     run_job(job, store, Path(), CPU, deterministic)
     assert seen == [(True, False)]
     assert store.rows(job.key)[0]["arithmetic"] == "fp32"
-    with _Run(Digits(), Path(), CPU, deterministic):
+    with Surroundings(Digits(), Path(), CPU, deterministic):
         flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     assert flags == (deterministic, not deterministic)
 

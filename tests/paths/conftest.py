@@ -36,7 +36,7 @@ class Installed:
 
         In scripts, `EXAMPLES` and `COMMITTED` are its folders of examples and of results.
         """
-        outside = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SAU_BENCH"))}
+        outside = _outside()
         outside |= {"EXAMPLES": str(ROOT / "examples"), "COMMITTED": str(ROOT / "results")}
         outside |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"}
         return subprocess.run(
@@ -46,6 +46,11 @@ class Installed:
             capture_output=True,
             text=True,
         )
+
+
+def _outside():
+    """The environment of this process without what points to this clone."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SAU_BENCH"))}
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +72,7 @@ def installed(tmp_path_factory):
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
     install = [*PIP, "--python", python, "install", "--no-deps", "--no-index", wheel]
-    subprocess.run(install, check=True)
+    subprocess.run(install, check=True, env=_outside())
     # Behind the environment's own packages: this clone's are not found, as files of this kind are
     # not read in folders that another one names.
     packages = sysconfig.get_path("purelib", vars={"base": str(environment)})
