@@ -305,7 +305,7 @@ def test_status_of_a_complete_grid(finished, capsys, monkeypatch):
     config, results = finished
     assert cli.main(["status", str(config), "--results", str(results)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Digits, Small CNN, seed 0\n")
+    assert out.startswith("Digits, Small CNN (width 4), seed 0\n")
     assert out.count("│ done") == 2 and "missing" not in out
 
 
