@@ -176,9 +176,9 @@ def times_of(_):
         jobs = rows.groupby("key").agg({"seconds": "max", "device": "first"})
         hours = jobs["seconds"].sum() / 3600
         took = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
-        counts = jobs["device"].value_counts(sort=False)
-        devices = [f"{d} ({n})" if len(counts) > 1 else d for d, n in counts.items()]
-        lines.append([f"`{config}`", str(len(jobs)), took, ", ".join(devices)])
+        lines.append(
+            [f"`{config}`", str(len(jobs)), took, ", ".join(sorted(jobs["device"].unique()))]
+        )
     return pipes(lines, left=1)
 
 
