@@ -145,7 +145,7 @@ def test_surprise_is_exact_for_sure_models() -> None:
 def test_an_attacker_who_knows_sau_is_surer_of_shared_examples(digits: Images) -> None:
     from sau_bench.models.small_cnn import SmallCNN
 
-    recipe, sure = Recipe(epochs=80, batch_size=20, lr=0.05, augment=False), []
+    recipe, sure = Recipe(epochs=80, batch_size=20, lr=0.02, augment=False), []
     for attack in (BadNets(), SAUAware(weight=0.1)):
         torch.manual_seed(0)
         victim = SmallCNN(width=8)(Digits())
