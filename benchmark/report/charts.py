@@ -1,26 +1,35 @@
 """Plots of a page as vector graphics: trade-off and learning curves, in panels that reflow.
 
 A page draws them itself rather than showing the figures: they follow its colours, stay legible on a
-phone, and every point says what it is and leads to its cell. What is drawn is plain SVG without a
+phone, and every point says what it is and leads to its cell. Limits, spread, notes, and which lines
+there are, are those of the figures. What is drawn is plain SVG without a
 library: one that is embedded would weigh more than all else on the page (plotly: 4.5 MB).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
-from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from sau_bench.benchmark.report.curves import scored_rounds
+from sau_bench.benchmark.report.canvas import ticks
+from sau_bench.benchmark.report.captions import BETTER, curves_note, scatter_note
+from sau_bench.benchmark.report.curves import (
+    beyond,
+    has_curves,
+    scored_counts,
+    scored_rounds,
+    statistics,
+)
+from sau_bench.benchmark.report.figures import by_cell, clipped
 from sau_bench.benchmark.report.lines import Line, names_of
 from sau_bench.benchmark.report.style import Look
-from sau_bench.benchmark.report.tables import SOUND
+from sau_bench.benchmark.report.tables import SOUND, pivot
 from sau_bench.benchmark.rows import UNDEFENDED
 
 WIDTH, HEIGHT = 240, 180
@@ -34,7 +43,10 @@ CODES = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
 
 @dataclass(frozen=True)
 class Point:
-    """A mark at (x, y) in units of the panel; says what it is, and leads to a place on the page."""
+    """A mark at (x, y) in units of the panel; says what it is, and leads to a place on the page.
+
+    whiskers: the path of one standard deviation to either side, "" without one.
+    """
 
     method: str
     x: float
@@ -42,6 +54,7 @@ class Point:
     says: str
     place: str = ""
     sound: bool = True
+    whiskers: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,10 +81,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """Panels with one legend: the styles of the methods, by label."""
+    """Panels with one legend, the styles of the methods by label, and what is said below them."""
 
     panels: Sequence[Panel]
     styles: Mapping[str, Style]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -94,12 +108,12 @@ class Scale:
     ticks: Sequence[tuple[float, str]] = field(init=False)
 
     def __post_init__(self) -> None:
-        values = MaxNLocator(4, steps=(1, 2, 5, 10)).tick_values(self.low, self.high)
-        inside = [v for v in values if self.low - 1e-9 <= v <= self.high + 1e-9]
-        object.__setattr__(self, "ticks", [(self(v), f"{v:g}") for v in inside])
+        values = ticks(self.low, self.high)
+        object.__setattr__(self, "ticks", [(self(v), f"{v:g}") for v in values])
 
     def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
+        """A value beyond the axis lies at its edge."""
+        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
 
 
@@ -123,19 +137,16 @@ def _style(name: str, look: Look) -> Style:
     return Style(name, "currentColor" if colour == "#000000" else colour, "".join(parts))
 
 
-def _limits(values: Iterable[float], least: float, least_width: float) -> tuple[float, float]:
-    """The range of an axis that holds the values, some room about them, in whole numbers."""
-    finite = [value for value in values if not np.isnan(value)] or [least]
-    low, high = min(finite), max(finite)
-    room = max(0.06 * (high - low), (least_width - (high - low)) / 2, 0.5)
-    return max(float(np.floor(low - room)), least), float(np.ceil(high + room))
+def trade_off(
+    selected: DataFrame,
+    lines: Sequence[Line],
+    styles: Mapping[str, Style],
+    limits: Mapping[str, tuple[float, float]],
+) -> Chart | None:
+    """ACC against ASR of one (dataset, model) pair, a panel for each attack.
 
-
-ASR_SCALE = Scale(-4, 104, HEIGHT - BOTTOM, TOP)
-
-
-def trade_off(lines: Sequence[Line], styles: Mapping[str, Style]) -> Chart | None:
-    """ACC against ASR of one (dataset, model) pair, a panel for each attack."""
+    selected: its rows that count, of which `lines` are the cells. limits: of ACC and ASR.
+    """
     drawn = [
         line
         for line in lines
@@ -144,73 +155,79 @@ def trade_off(lines: Sequence[Line], styles: Mapping[str, Style]) -> Chart | Non
     ]
     if not drawn:
         return None
-    limits = _limits((line.scores["acc"].value for line in drawn), 0, 4)
-    across = Scale(*limits, LEFT, WIDTH - RIGHT)
-    panels = []
-    for attack in dict.fromkeys(line.attack for line in drawn):
-        points = [
-            Point(
-                line.defense,
-                across(line.scores["acc"].value),
-                ASR_SCALE(line.scores["asr"].value),
-                f"{line.defense}: ACC {line.scores['acc'].text}, ASR {line.scores['asr'].text}",
-                names_of(line.keys, 0)[0],
-                line.state in SOUND,
-            )
-            for line in drawn
-            if line.attack == attack
-        ]
-        axes = ("ACC (%)", "ASR (%)", across.ticks, ASR_SCALE.ticks)
-        panels.append(Panel(attack, *axes, points))
-    return _chart(panels, styles)
+    across = Scale(*limits["acc"], LEFT, WIDTH - RIGHT)
+    up = Scale(*limits["asr"], HEIGHT - BOTTOM, TOP)
+    stds = [by_cell(100 * pivot(selected, metric, "std")) for metric in ("acc", "asr")]
+    points: dict[str, list[Point]] = {line.attack: [] for line in drawn}
+    for line in drawn:
+        acc, asr = line.scores["acc"], line.scores["asr"]
+        dx, dy = (std[line.attack, line.defense] for std in stds)
+        bars = _bar(across, up, acc.value, asr.value, dx=dx)
+        bars += _bar(across, up, acc.value, asr.value, dy=dy)
+        says = f"{line.defense}: ACC {acc.text}, ASR {asr.text}"
+        place, sound = names_of(line.keys, 0)[0], line.state in SOUND
+        x, y = across(acc.value), up(asr.value)
+        points[line.attack].append(Point(line.defense, x, y, says, place, sound, bars))
+    axes = (BETTER["acc"], BETTER["asr"], across.ticks, up.ticks)
+    panels = [Panel(attack, *axes, some) for attack, some in points.items()]
+    _, below = clipped(100 * pivot(selected, "acc"), limits["acc"][0])
+    return _chart(panels, styles, scatter_note(selected, below))
 
 
-def learning_curves(rows: DataFrame, styles: Mapping[str, Style]) -> Chart | None:
+def learning_curves(
+    rows: DataFrame, styles: Mapping[str, Style], limits: Mapping[str, tuple[float, float]]
+) -> Chart | None:
     """ACC and ASR over rounds of one (dataset, model) pair, two panels for each attack.
 
-    Means over seeds. Lines start at the undefended model, whose level is dashed.
+    Means over seeds. Lines start at the undefended model, whose level is dashed; what was scored
+    once is a mark alone. limits: of ACC and ASR.
     """
-    rounds, victims = rows[scored_rounds(rows)], rows[rows["kind"] == "victim"]
-    if rounds.empty:
+    if not has_curves(rows):
         return None
-    means = 100 * rounds.groupby(["attack", "defense", "step"], sort=False)[["acc", "asr"]].mean()
-    starts = 100 * victims.groupby("attack", sort=False)[["acc", "asr"]].mean()
-    accs = _limits([*means["acc"], *starts["acc"]], 0, 4)
-    scales = {"acc": Scale(*accs, HEIGHT - BOTTOM, TOP), "asr": ASR_SCALE}
+    rounds, victims = rows[scored_rounds(rows)], rows[rows["kind"] == "victim"]
+    starts = statistics(victims, ["attack"], limits)
+    lines = statistics(rounds, ["attack", "defense"], limits)
     keys = rounds.groupby(["attack", "defense"], sort=False)["key"].first()
+    across = Scale(0, float(rounds["step"].max()), LEFT, WIDTH - RIGHT)
     panels = []
-    for attack, of_attack in means.groupby("attack", sort=False):
-        longest = of_attack.index.get_level_values("step").max()
-        across = Scale(0, longest, LEFT, WIDTH - RIGHT)
-        for metric, up in scales.items():
-            start = starts[metric].get(attack, np.nan)
+    for attack in dict.fromkeys(rounds["attack"]):
+        for metric, ends in limits.items():
+            up = Scale(*ends, HEIGHT - BOTTOM, TOP)
+            start = starts[(attack,)][metric][1] if (attack,) in starts else np.array([])
             points, curves = [], []
-            for defense, line in of_attack[metric].groupby("defense", sort=False):
-                steps = line.droplevel(["attack", "defense"]).sort_index().dropna()
-                scored = list(zip(map(float, steps.index), map(float, steps), strict=True))
-                whole = scored if np.isnan(start) else [(0.0, float(start)), *scored]
-                ends = " L".join(f"{across(x)} {up(y)}" for x, y in whole)
-                curves.append(Curve(str(defense), f"M{ends}"))
-                points += [
-                    Point(
-                        str(defense),
-                        across(step),
-                        up(value),
-                        f"{defense}, round {step:g}: {metric.upper()} {value:.2f}",
-                        names_of([keys[attack, defense]], 0)[0],
-                    )
-                    for number, (step, value) in enumerate(scored, start=1)
+            for defense in dict.fromkeys(rounds.loc[rounds["attack"] == attack, "defense"]):
+                scored = list(zip(*lines[attack, defense][metric], strict=True))
+                place = names_of([keys[attack, defense]], 0)[0]
+                if len(scored) > 1:
+                    whole = [*((0.0, mean) for mean in start), *((x, y) for x, y, _ in scored)]
+                    path = " L".join(f"{across(x)} {up(y)}" for x, y in whole)
+                    curves.append(Curve(defense, f"M{path}"))
+                for number, (step, mean, std) in enumerate(scored, start=1):
                     # Few enough to be told apart, and the last one.
-                    if number % -(-len(scored) // MARKS) == 0 or number == len(scored)
-                ]
-            level = None if np.isnan(start) else up(start)
-            label = f"{metric.upper()} (%)"
-            axes = ("Round", label, across.ticks, up.ticks)
+                    if number % -(-len(scored) // MARKS) and number < len(scored):
+                        continue
+                    spread = "" if np.isnan(std) else f" ± {std:.2f}"
+                    says = f"{defense}, round {step:g}: {metric.upper()} {mean:.2f}{spread}"
+                    bar = _bar(across, up, step, mean, dy=std)
+                    points.append(Point(defense, across(step), up(mean), says, place, whiskers=bar))
+            level = up(start[0]) if len(start) else None
+            axes = ("Round", BETTER[metric], across.ticks, up.ticks)
             panels.append(Panel(f"{attack}: {metric.upper()}", *axes, points, curves, level))
-    return _chart(panels, styles)
+    note = curves_note(
+        rows, scored_counts(rows, rounds, [*rows["attack"].unique()]), beyond(starts, lines, limits)
+    )
+    return _chart(panels, styles, note)
 
 
-def _chart(panels: Sequence[Panel], styles: Mapping[str, Style]) -> Chart:
+def _bar(across: Scale, up: Scale, x: float, y: float, dx: float = 0.0, dy: float = 0.0) -> str:
+    """The path of a spread to either side of a point, "" without one."""
+    if not (dx > 0 or dy > 0):
+        return ""
+    return f"M{across(x - dx)} {up(y - dy)}L{across(x + dx)} {up(y + dy)}"
+
+
+def _chart(panels: Sequence[Panel], styles: Mapping[str, Style], note: str) -> Chart:
     drawn = {point.method for panel in panels for point in panel.points}
     drawn |= {UNDEFENDED} if any(panel.level is not None for panel in panels) else set()
-    return Chart(panels, {name: style for name, style in styles.items() if name in drawn})
+    chosen = {name: style for name, style in styles.items() if name in drawn}
+    return Chart(panels, chosen, note)

@@ -51,6 +51,12 @@ def scored_rounds(rows: DataFrame) -> Series:
     return rows["kind"].eq("rounds") & rows["acc"].notna()
 
 
+def has_curves(rows: DataFrame) -> bool:
+    """Whether any defense was scored in more than one round on an attack."""
+    rounds = rows[scored_rounds(rows)]
+    return bool(rounds.groupby(["attack", "defense"])["step"].nunique().gt(1).any())
+
+
 def has_risks(rows: DataFrame) -> bool:
     """Whether any round was measured with the probe "risk"."""
     return "adv_risk" in rows and bool(rows.loc[scored_rounds(rows), "adv_risk"].notna().any())
@@ -94,8 +100,8 @@ def _panels(
     """A row of panels for each metric, a column for each attack; all defenses of `rounds`."""
     victims = rows[rows["kind"] == "victim"]
     titles = attack_titles(victims.assign(victim_status=victims["status"]))
-    starts = _statistics(victims, ["attack"], metrics)
-    lines = _statistics(rounds, ["attack", "defense"], metrics)
+    starts = statistics(victims, ["attack"], metrics)
+    lines = statistics(rounds, ["attack", "defense"], metrics)
     attacks, defenses = list(titles), [*dict.fromkeys(rounds["defense"])]
     width = COLUMN if len(attacks) == 1 else PAGE
     left = 0.36 + 0.11 * max(label.count("\n") for label in metrics.values())
@@ -104,8 +110,6 @@ def _panels(
     heads = {attack: wrapped(title, room, NORMAL) for attack, title in titles.items()}
     above = [max(measure(heads[attacks[i]], NORMAL)[1] for i in band) + 0.08 for band in columns]
     rest = [0.1] * (len(metrics) - 1)
-    every = {(attack, UNDEFENDED): line for (attack,), line in starts.items()} | lines
-    beyond = _beyond(every, limits["acc"][0])
     level = sample(UNDEFENDED, looks[UNDEFENDED], marker="")
     figure, axes = canvas(
         [len(band) for band in columns for _ in metrics],
@@ -115,7 +119,7 @@ def _panels(
         above=[inches for head in above for inches in (head, *rest)],
         below=[*[0.0] * (len(metrics) - 1), 0.32] * len(columns),
         handles=[*(sample(d, looks[d]) for d in defenses), level],
-        note=curves_note(rows, _points(rows, rounds, attacks), beyond),
+        note=curves_note(rows, scored_counts(rows, rounds, attacks), beyond(starts, lines, limits)),
     )
     last, bottom = float(rounds["step"].max()), list(metrics)[-1]
     for place, row in enumerate(axes):
@@ -143,7 +147,7 @@ def _panels(
     return figure
 
 
-def _statistics(
+def statistics(
     rows: DataFrame, by: list[str], metrics: Iterable[str]
 ) -> dict[tuple[str, ...], dict[str, Line]]:
     """The line of each metric, in percent, for each group of rows."""
@@ -183,18 +187,26 @@ def _curve(axis: Axes, line: Line, start: float, look: Look, low: float, aside: 
     line_of(axis, x, y, clip_on=False, markevery=[mark + 1 for mark in marks], **style)
 
 
-def _beyond(lines: Mapping[tuple[str, ...], Mapping[str, Line]], low: float) -> str:
-    """A note of the lines of ACC that leave the axis."""
+def beyond(
+    starts: Mapping[tuple[str, ...], Mapping[str, Line]],
+    lines: Mapping[tuple[str, ...], Mapping[str, Line]],
+    limits: Mapping[str, tuple[float, float]],
+) -> str:
+    """A note of the levels and lines of ACC that leave the axis; see `statistics`."""
+    low = limits["acc"][0]
     below: dict[str, list[float]] = {}
-    for (_, defense), metrics in lines.items():
+    for defense, metrics in [
+        *((UNDEFENDED, line) for line in starts.values()),
+        *((defense, line) for (_, defense), line in lines.items()),
+    ]:
         means = metrics["acc"][1]
         if (means < low).any():
             below.setdefault(defense, []).append(float(means.min()))
     return beyond_note("ACC", below)
 
 
-def _points(rows: DataFrame, rounds: DataFrame, attacks: list[str]) -> DataFrame:
-    """Attacks x defenses, in how many rounds each cell was scored."""
+def scored_counts(rows: DataFrame, rounds: DataFrame, attacks: list[str]) -> DataFrame:
+    """Attacks x defenses of `rows`, at how many steps each cell of `rounds` was scored."""
     defenses = [d for d in rows["defense"].unique() if d != UNDEFENDED]
     counts = rounds.groupby(["attack", "defense"])["step"].nunique().unstack()
     return counts.reindex(index=attacks, columns=defenses).fillna(0).astype(int)

@@ -43,7 +43,13 @@ from sau_bench.benchmark.report.captions import (
     beyond_note,
     scatter_note,
 )
-from sau_bench.benchmark.report.curves import curves, has_risks, risk_curves, scored_rounds
+from sau_bench.benchmark.report.curves import (
+    curves,
+    has_curves,
+    has_risks,
+    risk_curves,
+    scored_rounds,
+)
 from sau_bench.benchmark.report.der import der_heatmap
 from sau_bench.benchmark.report.render import MARKS, attack_titles
 from sau_bench.benchmark.report.style import Look, looks, names_of
@@ -230,9 +236,9 @@ def draw(
     if selected["der"].notna().any():
         columns = [*all_attacks, AVERAGE]
         made["der"] = pages(lambda part: der_heatmap(selected, part), columns)
-    if (scored := scored_rounds(rows)).any():
+    if has_curves(rows):
         made["curves"] = pages(lambda part: curves(of(rows, part), looks, limits), all_attacks)
     if has_risks(rows):
-        probed = list(dict.fromkeys(rows.loc[scored & rows["adv_risk"].notna(), "attack"]))
-        made["risks"] = pages(lambda part: risk_curves(of(rows, part), looks, limits), probed)
+        probed = rows.loc[scored_rounds(rows) & rows["adv_risk"].notna(), "attack"].unique()
+        made["risks"] = pages(lambda part: risk_curves(of(rows, part), looks, limits), [*probed])
     return made

@@ -11,7 +11,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from sau_bench.benchmark.report.charts import Style, learning_curves, styles_of, trade_off
-from sau_bench.benchmark.report.figures import Look
+from sau_bench.benchmark.report.figures import Look, limits_of
 from sau_bench.benchmark.report.lines import Line, lines_of, marks_of, names_of
 from sau_bench.benchmark.report.page import (
     Entry,
@@ -39,10 +39,8 @@ SECTIONS = {
     "made": "Notes and provenance",
 }
 """The parts of the page in order, by the names that links use."""
-TRADE_OFF = "ACC against ASR by attack, the same limits in all panels; the best is at the bottom "
-TRADE_OFF += "right. Hollow: a model that is not sound. A point leads to its cell."
-CURVES = "ACC and ASR over the rounds of each defense, means over seeds; all lines start at the "
-CURVES += "undefended model (dashed). Defenses without rounds have no line."
+LEADS = "A point leads to its cell."
+"""What the captions of charts add to the notes of figures."""
 SHEET = "Clean and poisoned test images of each attack, and their difference."
 
 
@@ -127,12 +125,15 @@ def _parts(
         parts["averages"].append(Part("text", None, "Tests", pair.no_test, folded=True))
     for place, (name, table) in enumerate(pair.beside.items()):
         parts["published"].append(Part("table", shown(table), title_of(name), folded=place > 0))
-    if chart := trade_off(lines, styles):
-        parts["trade-off"].append(Part("chart", chart, caption=TRADE_OFF))
-    if {"acc", "asr"} <= {name for line in lines for name in line.scores} and (
-        chart := learning_curves(pair.rows, styles)
-    ):
-        parts["curves"].append(Part("chart", chart, caption=CURVES))
+    if {"acc", "asr"} <= {name for line in lines for name in line.scores}:
+        limits = limits_of(pair.rows, pair.selected)
+        charts = {
+            "trade-off": trade_off(pair.selected, lines, styles, limits),
+            "curves": learning_curves(pair.rows, styles, limits),
+        }
+        for name, chart in charts.items():
+            if chart:
+                parts[name].append(Part("chart", chart, caption=f"{chart.note} {LEADS}"))
     for name, section in (("risks", "curves"), ("critical", "averages")):
         for file in pair.figures.get(name, ()):
             parts[section].append(Part("picture", embedded(folder / file), "", pair.caption(name)))

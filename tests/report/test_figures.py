@@ -253,7 +253,7 @@ def test_curves_start_at_the_undefended_level():
     assert (line.get_xdata()[0], line.get_ydata()[0]) == (0, pytest.approx(93.0))
 
 
-def test_without_rounds_there_are_no_curves():
+def test_without_two_rounds_there_are_no_curves():
     grid = rows(1, DEFENSES[:6])
     assert "curves" not in drawn(grid[grid["defense"].isin(["No Defense", "ANP"])])
 

@@ -8,11 +8,18 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from pandas import DataFrame
+from pandas import DataFrame, concat
 from table_rows import ANP, SCORES, VICTIM, row
 
-from sau_bench.benchmark.report.charts import Scale, learning_curves, styles_of, trade_off
-from sau_bench.benchmark.report.figures import looks
+from sau_bench.benchmark.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    Scale,
+    learning_curves,
+    styles_of,
+    trade_off,
+)
+from sau_bench.benchmark.report.figures import limits_of, looks
 from sau_bench.benchmark.report.lines import lines_of
 from sau_bench.benchmark.report.page import Value
 from sau_bench.benchmark.report.read import read_rows
@@ -177,20 +184,59 @@ def test_panels_have_the_same_limits_and_every_point(rows):
     selected = select(every, {})
     styles = styles_of(looks(every))
     lines = [*lines_of(selected, every[:0], [*METRICS])]
-    chart = trade_off(lines, styles)
+    limits = limits_of(every, selected)
+    chart = trade_off(selected, lines, styles, limits)
     assert [panel.title for panel in chart.panels] == ["BadNets", "WaNet"]
     assert chart.panels[0].ticks_across == chart.panels[1].ticks_across
     by_name = {point.says.split(":")[0]: point for point in chart.panels[0].points}
     assert by_name["SAU"].y > by_name["No Defense"].y and by_name["FT"].x > by_name["SAU"].x
-    curves = learning_curves(every, styles)
+    again = every[every["kind"] == "rounds"].assign(step=2, acc=lambda runs: runs["acc"] - 0.01)
+    curves = learning_curves(concat([every, again]), styles, limits)
     assert len(curves.panels) == 4
     assert all(panel.level is not None for panel in curves.panels)
     assert styles["No Defense"].colour == "currentColor"
 
 
+def curved(*rows):
+    every = DataFrame(rows)
+    return learning_curves(every, styles_of(looks(every)), limits_of(every, select(every, {})))
+
+
+def test_panels_draw_spread_and_lines_where_figures_do():
+    runs = [
+        row("LF", name, acc - 0.1 * (name == "EP"), 0.5, seed=seed, step=step)
+        for seed, acc in enumerate((0.8, 0.84))
+        for name, steps in (("No Defense", [0]), ("FT", [1, 2]), ("EP", [1]))
+        for step in steps
+    ]
+    chart = curved(*runs)
+    acc = chart.panels[0]
+    assert {curve.method for curve in acc.curves} == {"FT"}
+    assert {point.method for point in acc.points} == {"FT", "EP"}
+    scale = (acc.ticks_up[0][0] - acc.ticks_up[-1][0]) / (
+        float(acc.ticks_up[-1][1]) - float(acc.ticks_up[0][1])
+    )
+    low, high = (float(end.split()[1]) for end in acc.points[0].whiskers[1:].split("L"))
+    assert low - high == pytest.approx(2 * scale * 100 * np.std([0.8, 0.84], ddof=1), abs=0.2)
+    assert "round 1: ACC 82.00 ± 2.83" in acc.points[0].says
+    assert "Scored once, a mark without a line: EP." in chart.note
+    assert "mean ± standard deviation over n = 2 seeds" in chart.note
+    assert curved(*(run for run in runs if run["step"] != 2)) is None
+
+
+def test_a_broken_model_does_not_flatten_a_panel_and_is_named():
+    victim = row("LF", "No Defense", 0.9, 1.0, step=0)
+    runs = [row("LF", name, 0.9, 0.5, step=step) for name in ("FT", "FP") for step in (1, 2, 3)]
+    chart = curved(victim, *runs, row("LF", "NC", 0.1, 0.5))
+    acc = chart.panels[0]
+    assert float(acc.ticks_up[0][1]) > 50
+    assert max(point.y for point in acc.points) == HEIGHT - BOTTOM
+    assert "lowest ACC: NC 10.0" in chart.note
+
+
 def test_scales_are_linear_and_have_their_ticks_inside():
     scale = Scale(70, 90, 0, 200)
-    assert (scale(70), scale(80), scale(90)) == (0, 100, 200)
+    assert (scale(70), scale(80), scale(90), scale(95)) == (0, 100, 200, 200)
     assert [text for _, text in scale.ticks] == ["70", "75", "80", "85", "90"]
     assert [place for place, _ in Scale(-4, 104, 108, 0).ticks] == [104, 54, 4]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pandas import DataFrame
 from table_rows import SCORES, row
 
 from sau_bench.benchmark.report.leaderboard import leaderboard
+from sau_bench.benchmark.report.style import COLOURS
 from sau_bench.benchmark.report.write import report
 
 pytestmark = pytest.mark.skipif(
@@ -156,6 +158,39 @@ def test_dark_and_light_follow_the_system_until_the_reader_chooses(page, files):
     page.run("document.getElementById('theme').focus()")
     page.press("Enter")
     assert page.run(back) == light[0] and page.run(pressed) == "false"
+
+
+@pytest.mark.parametrize("page", ["report"], indirect=True)
+@pytest.mark.parametrize("dark", [False, True])
+def test_methods_stand_out_from_the_page(page, files, dark):
+    page.open(files["report"].as_uri(), dark=dark)
+    colours = page.run(
+        f"const methods = {json.dumps(['currentColor', *COLOURS])};"
+        """(() => {
+        const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+        const rgb = (colour) => {
+            pen.fillStyle = colour;
+            pen.fillRect(0, 0, 1, 1);
+            return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+        };
+        const mark = document.querySelector(".chart a[data-method]");
+        return [rgb(getComputedStyle(document.body).backgroundColor), ...methods.map((colour) => {
+            mark.style.setProperty("--method", colour);
+            return rgb(getComputedStyle(mark).color);
+        })];
+        })()"""
+    )
+    back, *marks = (luminance(colour) for colour in colours)
+    assert len({*marks}) == len(COLOURS) + 1 and (back < 0.5) == dark
+    contrasts = [(max(back, mark) + 0.05) / (min(back, mark) + 0.05) for mark in marks]
+    assert min(contrasts) >= (3 if dark else 2.5)
+
+
+def luminance(colour):
+    """Of WCAG 2, from sRGB in [0, 255]."""
+    shares = [part / 255 for part in colour]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 @pytest.mark.parametrize("width", [360, 1200])
