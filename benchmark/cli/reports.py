@@ -54,6 +54,7 @@ def source_of(folder: Path, file: Path, title: str = "", options: Sequence[str] 
         f"{COMMAND} report {words}",
         origin_of(folder, file),
         texts,
+        any(option.startswith("--merge=") for option in options),
     )
 
 

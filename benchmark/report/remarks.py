@@ -29,6 +29,7 @@ class Source:
 
     title: of the report. run, report: the commands that made rows and report. config: the path of
     the config, seen from the report. texts: of that file and those whose keys it takes over.
+    merged: whether there are rows of other configs, too.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Source:
     report: str
     config: str
     texts: Mapping[str, str]
+    merged: bool = False
 
 
 def flags(runs: DataFrame) -> Series:
@@ -84,7 +86,8 @@ def made_by(source: Source | None) -> list[str]:
     """The commands that made rows and report, and the config."""
     if source is None:
         return []
-    made = f"Rows: `{source.run}`; this report: `{source.report}`"
+    others = " and others" * source.merged
+    made = f"Rows: `{source.run}`{others}; this report: `{source.report}`"
     return [f"{made}; config: [`{Path(source.config).name}`]({source.config})."]
 
 

@@ -125,7 +125,9 @@ def caption(selected: DataFrame, what: str, over_seeds: str = "mean ± standard 
     text = f"{what}. {first['dataset']}, {first['model']}; {over} {', '.join(map(str, seeds))}"
     defended = selected[selected["rule"] != ""]
     rules = defended["rule"].replace("oracle", "oracle, which looks at test data,")
-    rule = f"; selection: {grouped(rules, defended['defense'])}" if len(rules) else ""
+    alike = rules.nunique() == 1  # then the names of all defenses would say nothing
+    chosen = rules.iloc[0].rstrip(",") if alike else grouped(rules, defended["defense"])
+    rule = f"; selection: {chosen}" if chosen else ""
     kept = (selected["status"] == tables.KEPT).any()
     averages = "; averages include collapsed victims" if kept else ""
     return f"{text}{ratio}{rule}{averages}."

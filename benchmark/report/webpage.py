@@ -91,7 +91,7 @@ def webpage(
         sections={name: title for name, title in SECTIONS.items() if name in filled},
         pairs=[{"title": p.title, "parts": of} for p, of in zip(pairs, parts, strict=True)],
         styles=styles,
-        cells=_cells(every, metrics),
+        cells=_cells(every, metrics, source),
         attention=remarks,
         notes=[*_remarks(runs[runs["note"].ne("") & ~flagged], status=False)],
         provenance=provenance_lines(steps),
@@ -146,7 +146,7 @@ def _sheets(folder: Path) -> list[Part]:
     return [Part("picture", embedded(file), caption=SHEET) for file in files]
 
 
-def _cells(lines: Sequence[Line], metrics: Sequence[str]) -> Listing:
+def _cells(lines: Sequence[Line], metrics: Sequence[str], source: Source | None) -> Listing:
     several = [
         (title, name)
         for title, name in (("Dataset", "dataset"), ("Network", "model"))
@@ -166,10 +166,10 @@ def _cells(lines: Sequence[Line], metrics: Sequence[str]) -> Listing:
             )
         values += [Value.of(line.seconds.text, line.seconds.value), Value.of(line.status)]
         title = " / ".join(filter(None, (line.dataset, line.model, line.attack, line.defense)))
-        entry = Entry(
-            names_of(line.keys, place), title, values, line.runs, line.properties, line.flagged
-        )
-        entries.append(entry)
+        names, known = names_of(line.keys, place), line.properties
+        if known and source and not source.merged:
+            known = (*known, ("Config", (Path(source.config).name,) * len(line.runs)))
+        entries.append(Entry(names, title, values, line.runs, known, line.flagged))
     caption = f"All {len(lines)} cells, scores in percent; press a defense for where it comes from"
     return listing(caption, titles, entries, marks_of(lines), ascending=("ASR", "Seconds"))
 

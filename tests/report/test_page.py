@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -28,6 +29,7 @@ from sau_bench.benchmark.report.render import METRICS
 from sau_bench.benchmark.report.tables import select
 from sau_bench.benchmark.report.write import report
 
+SOURCE = Source("grid <1>", "run it", "report it", "../x.yaml", {"x.yaml": "a: <b>\n"})
 HOSTILE = "a \"b\", <script>alert(1)</script> & 'c' </td>"
 
 
@@ -87,8 +89,7 @@ def page(rows, tmp_path_factory):
 
 def made(folder, rows, **more):
     DataFrame(rows).to_csv(folder / "rows.csv", index=False)
-    source = Source("grid <1>", "run it", "report it", "../x.yaml", {"x.yaml": "a: <b>\n"})
-    files = report(folder, {}, source=source, **more)
+    files = report(folder, {}, source=more.pop("source", SOURCE), **more)
     assert [file.name for file in files[-2:]] == ["report.html", "report.md"]
     return Page((folder / "report.html").read_text("utf-8"))
 
@@ -125,6 +126,13 @@ def test_every_cell_and_every_run_is_there(page, rows):
         assert r["key"] in page.text
     assert "2 not ok or with a warning" not in page.text  # missing cells count as well
     assert "6 not ok or with a warning" in page.text
+
+
+def test_a_cell_names_its_config_unless_rows_of_others_were_merged(rows, tmp_path):
+    for source in (SOURCE, replace(SOURCE, merged=True)):
+        page = made(tmp_path, rows, source=source)
+        assert ("Config" in page.heads) != source.merged
+        assert ("from rows of run it and others." in page.text) == source.merged
 
 
 def test_tables_have_captions_and_headers_with_a_scope(page):

@@ -32,7 +32,9 @@ def test_caption_tells_ratios_and_warns_of_the_oracle():
     rows = [VICTIM, *ANP, row("SIG", "No Defense", 0.9, 1.0, poison_ratio=0.005)]
     text = caption(select(DataFrame(rows), {"ANP": "oracle"}), "ACC")
     assert "poisoning ratio 10 % (BadNets); 0.5 % (SIG)" in text
-    assert "oracle, which looks at test data, (ANP)" in text
+    assert text.endswith("; selection: oracle, which looks at test data.")
+    both = select(DataFrame([*rows, row("BadNets", "FT", 0.9, 0.1)]), {"ANP": "oracle"})
+    assert "oracle, which looks at test data, (ANP); last (FT)" in caption(both, "ACC")
 
 
 def test_a_caption_ignores_rows_without_a_poisoning_ratio():
