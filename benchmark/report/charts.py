@@ -22,6 +22,7 @@ from sau_bench.benchmark.report.captions import BETTER, curves_note, scatter_not
 from sau_bench.benchmark.report.curves import (
     beyond,
     has_curves,
+    limits_of_rounds,
     scored_counts,
     scored_rounds,
     statistics,
@@ -188,7 +189,7 @@ def learning_curves(
     starts = statistics(victims, ["attack"], limits)
     lines = statistics(rounds, ["attack", "defense"], limits)
     keys = rounds.groupby(["attack", "defense"], sort=False)["key"].first()
-    across = Scale(0, float(rounds["step"].max()), LEFT, WIDTH - RIGHT)
+    across = Scale(*limits_of_rounds(rounds), LEFT, WIDTH - RIGHT)
     panels = []
     for attack in dict.fromkeys(rounds["attack"]):
         for metric, ends in limits.items():

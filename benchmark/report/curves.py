@@ -57,6 +57,12 @@ def has_curves(rows: DataFrame) -> bool:
     return bool(rounds.groupby(["attack", "defense"])["step"].nunique().gt(1).any())
 
 
+def limits_of_rounds(rounds: DataFrame) -> tuple[float, float]:
+    """Limits of the axis of rounds, with room for marks at its ends."""
+    last = float(rounds["step"].max())
+    return -0.06 * last, 1.06 * last
+
+
 def has_risks(rows: DataFrame) -> bool:
     """Whether any round was measured with the probe "risk"."""
     return "adv_risk" in rows and bool(rows.loc[scored_rounds(rows), "adv_risk"].notna().any())
@@ -136,7 +142,7 @@ def _panels(
                     aside = 0.08 * last * ((turn + 0.5) / len(defenses) - 0.5)
                     line = lines[attack, defense][metric]
                     _curve(axis, line, start, looks[defense], low, aside)
-            axis.set(xlim=(-0.06 * last, 1.06 * last), ylim=(low, high))
+            axis.set(xlim=limits_of_rounds(rounds), ylim=(low, high))
             axis.set_xticks(ticks(0, last, 3), labels=None if metric == bottom else [])
             axis.set_yticks(up, labels=None if axis is row[0] else [])
             if metric == "acc":

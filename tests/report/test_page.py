@@ -15,6 +15,9 @@ from table_rows import ANP, SCORES, VICTIM, row
 from sau_bench.benchmark.report.charts import (
     BOTTOM,
     HEIGHT,
+    LEFT,
+    RIGHT,
+    WIDTH,
     Scale,
     learning_curves,
     styles_of,
@@ -228,6 +231,8 @@ def test_panels_draw_spread_and_lines_where_figures_do():
     assert low - high == pytest.approx(2 * scale * 100 * np.std([0.8, 0.84], ddof=1), abs=0.2)
     assert "round 1: ACC 82.00 ± 2.83" in acc.points[0].says
     assert "Scored once, a mark without a line: EP." in chart.note
+    ends = [place for place, _ in acc.ticks_across]
+    assert ends[0] > LEFT and ends[-1] < WIDTH - RIGHT  # their texts are not cut
     assert "mean ± standard deviation over n = 2 seeds" in chart.note
     assert curved(*(run for run in runs if run["step"] != 2)) is None
 
