@@ -2,8 +2,8 @@
 
 A page draws them itself rather than showing the figures: they follow its colours, stay legible on a
 phone, and every point says what it is and leads to its cell. Limits, spread, notes, and which lines
-there are, are those of the figures. What is drawn is plain SVG without a
-library: one that is embedded would weigh more than all else on the page (plotly: 4.5 MB).
+there are, are those of the figures. What is drawn is plain SVG without a library: one that is
+embedded would weigh more than all else on the page (plotly: 4.5 MB).
 """
 
 from __future__ import annotations
