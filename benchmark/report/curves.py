@@ -57,9 +57,14 @@ def has_curves(rows: DataFrame) -> bool:
     return bool(rounds.groupby(["attack", "defense"])["step"].nunique().gt(1).any())
 
 
+def last_of(rounds: DataFrame) -> float:
+    """The last round; 1 where none was scored, as on a page of attacks without curves."""
+    return float(rounds["step"].max()) if len(rounds) else 1.0
+
+
 def limits_of_rounds(rounds: DataFrame) -> tuple[float, float]:
     """Limits of the axis of rounds, with room for marks at its ends."""
-    last = float(rounds["step"].max())
+    last = last_of(rounds)
     return -0.06 * last, 1.06 * last
 
 
@@ -127,7 +132,7 @@ def _panels(
         handles=[*(sample(d, looks[d]) for d in defenses), level],
         note=curves_note(rows, scored_counts(rows, rounds, attacks), beyond(starts, lines, limits)),
     )
-    last, bottom = float(rounds["step"].max()), list(metrics)[-1]
+    last, bottom = last_of(rounds), list(metrics)[-1]
     for place, row in enumerate(axes):
         metric = list(metrics)[place % len(metrics)]
         low, high = limits.get(metric, limits["asr"])

@@ -64,7 +64,7 @@ def der_heatmap(selected: DataFrame, shown: Sequence[str]) -> Figure:
         values, texts = scores.iloc[list(band)].T, text.iloc[list(band)].T
         sns.heatmap(
             values,
-            vmin=min(50.0, np.nanmin(scores)),
+            vmin=min(50.0, scores.min().min()),
             vmax=100,
             cmap=SHADES,
             annot=texts,

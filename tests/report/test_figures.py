@@ -258,6 +258,15 @@ def test_without_two_rounds_there_are_no_curves():
     assert "curves" not in drawn(grid[grid["defense"].isin(["No Defense", "ANP"])])
 
 
+def test_a_page_may_hold_attacks_without_curves(monkeypatch):
+    made = rows(2, ["SAU"])
+    made = made[(made["attack"] != "BadNets") | (made["kind"] != "rounds")]
+    monkeypatch.setattr(canvas, "TALLEST", 0.0)  # a page for each attack
+    drawn = figures.draw(made, select(made, {}), figures.looks(made))["curves"]
+    lines = [[len(axis.get_lines()) for axis in figure.axes] for figure in drawn]
+    assert lines == [[1, 1], [2, 2]]  # the undefended model alone, and with SAU
+
+
 def test_a_figure_taller_than_a_page_has_several_files_as_long_as_it_is(tmp_path, monkeypatch):
     made = rows(5, ["SAU"]).assign(device="test device", versions="test 1.0", seconds=1.0)
     made.to_csv(tmp_path / "rows.csv", index=False)
